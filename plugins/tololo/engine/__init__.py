@@ -1,0 +1,1 @@
+"""How quanta run, and the record of each attempt."""

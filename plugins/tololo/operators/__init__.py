@@ -1,0 +1,1 @@
+"""Airflow operators; each wraps a hook of the same noun."""

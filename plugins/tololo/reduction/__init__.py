@@ -1,0 +1,1 @@
+"""Pixels to numbers; imports the LSST middleware and astropy, never Airflow."""

@@ -1,0 +1,1 @@
+"""DECam as the Butler knows it."""

@@ -1,0 +1,1 @@
+"""Observing nights with a truth table."""
