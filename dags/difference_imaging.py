@@ -1,0 +1,85 @@
+"""
+# Difference imaging
+
+Subtracts the template from each visit of a night, finds what changed, associates it with known diaObjects in the Alert
+Production Database (APDB), visit after visit in time order, and measures every known diaObject in the night's images.
+
+**Makes** `template_detector`, `difference_image`, `dia_source_unfiltered`, `dia_source` and `forced_source` in the chain
+`{night}/{subset}/{type}/diff_instcal`, and rows in the APDB `{subset}_{type}`.
+
+**Safe to repeat**: a visit that the APDB holds is neither stored twice nor dropped. Nights must come in time order; an
+earlier night that comes late is refused, because it would rewrite history. A detector that no template covers is
+reported as *no data*, with the reason.
+"""
+
+from airflow.sdk import DAG, Param
+
+from tololo.operators.apdb import PrepareApdbOperator
+from tololo.operators.bps import RunPipelineOperator
+from tololo.params import (
+    DEFAULT_ARGS,
+    MACROS,
+    NIGHT,
+    PIPELINES,
+    common_params,
+    night_timetable,
+    template_params,
+    threshold_param,
+)
+
+TEMPLATE = "{{ params.coadd_subset }}/{{ params.template_type }}"
+
+with DAG(
+    "difference_imaging",
+    schedule=night_timetable(),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    user_defined_macros=MACROS,
+    doc_md=__doc__,
+    tags=["night", "apdb"],
+    params={
+        **common_params(),
+        **template_params(),
+        **threshold_param(),
+        "proc_type": Param(
+            "instcal",
+            type="string",
+            enum=["instcal"],
+            title="Visits",
+            description="Which visits of the night to use.",
+            section="Selection",
+        ),
+        "apdb": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[A-Za-z0-9_]+$",
+            title="APDB",
+            description="Name of the APDB; empty: that of the template, {subset}_{type}.",
+            section="APDB",
+        ),
+        "apdb_policy": Param(
+            "use",
+            type="string",
+            enum=["use", "refuse", "reset"],
+            title="APDB policy",
+            description="What to do when it exists: use it, refuse to, or reset it (which deletes all that it holds).",
+            section="APDB",
+        ),
+    },
+):
+    prepare = PrepareApdbOperator(task_id="prepare")
+    difference = RunPipelineOperator(
+        task_id="difference",
+        pipeline=f"{PIPELINES}/difference_imaging.yaml",
+        parent=f"{NIGHT}/{TEMPLATE}/diff_{{{{ params.proc_type }}}}",
+        step="difference",
+        inputs=f"{TEMPLATE}/coadd,{NIGHT}/{{{{ params.proc_type }}}},skymaps",
+        where_terms=[
+            "instrument = 'DECam'",
+            f"visit.day_obs = {NIGHT}",
+            "{{ ti.xcom_pull('prepare')['where'] }}",
+        ],
+        pipeline_config={"parameters:apdb_config": "{{ ti.xcom_pull('prepare')['apdb_config'] }}"},
+    )
+    prepare >> difference

@@ -1,0 +1,69 @@
+"""
+# Template coadds
+
+Combines the visits of several nights into templates for difference imaging, by patch and band. A template has versions:
+with the same inputs nothing is done, with other inputs a new version is made, and the chain
+`{subset}/{type}/coadd` always points at the accepted one.
+
+**Makes** `direct_warp` and `template_coadd` below `{subset}/{type}/coadd/v<N>`; what went in is tagged in
+`{subset}/{type}/coadd/inputs`.
+
+**Example** `{"nights": "20190301:20190331", "coadd_subset": "2019", "template_type": "meanclip", "bands": ["r"]}`
+"""
+
+from airflow.sdk import DAG, Param
+
+from tololo.operators.bps import RunPipelineOperator
+from tololo.operators.template import AcceptTemplateOperator, SelectTemplateInputsOperator
+from tololo.params import DEFAULT_ARGS, PIPELINES, common_params, template_params, threshold_param
+
+BANDS = ["u", "g", "r", "i", "z", "y", "VR"]
+
+with DAG(
+    "template_coadds",
+    schedule=None,
+    default_args=DEFAULT_ARGS,
+    doc_md=__doc__,
+    tags=["template"],
+    params={
+        **common_params(),
+        **template_params(),
+        **threshold_param(),
+        "nights": Param(
+            "",
+            type="string",
+            title="Nights",
+            description="A list (20190401, 20190402), a range (20190401:20190430) or a glob (201904*); empty: all nights.",
+            section="Selection",
+        ),
+        "bands": Param(
+            [],
+            type="array",
+            items={"type": "string"},
+            examples=BANDS,
+            title="Bands",
+            description="Empty: all bands that the nights have.",
+            section="Selection",
+        ),
+        "patches": Param(
+            "",
+            type="string",
+            title="Patches",
+            description="Data query on tract and patch; empty: what the visits cover.",
+            section="Selection",
+        ),
+    },
+):
+    select = SelectTemplateInputsOperator(task_id="select")
+    coadd = RunPipelineOperator(
+        task_id="coadd",
+        pipeline=f"{PIPELINES}/template_coadds.yaml#coadd",
+        parent="{{ ti.xcom_pull('select')['version'] }}",
+        step="coadd",
+        inputs="{{ ti.xcom_pull('select')['inputs'] }},skymaps",
+        where_terms=["instrument = 'DECam'", "{{ ti.xcom_pull('select')['where'] }}", "{{ params.patches }}"],
+        pipeline_config={"assembleTemplateCoadd:method": "{{ params.template_type }}"},
+    )
+    accept = AcceptTemplateOperator(task_id="accept", trigger_rule="none_failed_min_one_success")
+    select >> coadd >> accept
+    select >> accept

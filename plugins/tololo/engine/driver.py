@@ -1,0 +1,104 @@
+"""The detached process that carries one attempt from the request to the outcome.
+
+``python -m tololo.engine.driver FOLDER``: builds the graph, submits it to bps, waits, judges, writes the chain.
+It holds the stack imported, so that none of these steps starts a process of its own for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tololo.engine.attempt import Attempt, AttemptState, this_process
+from tololo.facility.errors import NothingToDoError, TololoError
+from tololo.facility.run import RunOutcome, empty_labels
+
+_log = logging.getLogger("tololo.driver")
+
+
+def drive(attempt: Attempt) -> AttemptState:
+    """Run one attempt to its end and return its last state."""
+    pid, started = this_process()
+    state = AttemptState(pid=pid, pid_started=started)
+    attempt.record(state)
+    try:
+        _drive(attempt, state)
+    except TololoError as error:
+        state.phase = "empty" if isinstance(error, NothingToDoError) else "error"
+        state.error = {"what": error.what, "where": error.where, "remedy": error.remedy}
+        _log.error("%s", error)
+    except Exception as error:
+        _log.error("%s", traceback.format_exc())
+        state.phase = "error"
+        state.error = {
+            "what": f"{type(error).__name__}: {error}",
+            "where": str(attempt.log),
+            "remedy": "read the log; clear the task to try again",
+        }
+    attempt.record(state)
+    return state
+
+
+def _drive(attempt: Attempt, state: AttemptState) -> None:
+    from lsst.daf.butler import Butler
+
+    from tololo.engine.graph import build_graph
+    from tololo.engine.progress import ProgressWatch, count_finished
+    from tololo.engine.provenance import read_outcome
+    from tololo.engine.submission import submit
+    from tololo.facility import collections
+    from tololo.hooks.chains import write_chain
+
+    began = time.monotonic()
+    request = attempt.request
+    state.phase = "building"
+    attempt.record(state)
+    with Butler.from_config(request.repository, writeable=False) as butler:
+        root = Path(str(butler.get_datastore_roots()[butler.get_datastore_names()[0]].ospath))
+        pipeline = Path(request.pipeline.partition("#")[0]).stem
+        state.run = collections.run(request.parent, pipeline, request.step, datetime.now(UTC))
+        graph_path = attempt.folder / "graph.qg"
+        state.expected = build_graph(request, butler, state.run, graph_path)
+    state.finished = dict.fromkeys(state.expected, 0)
+    if request.dry_run:
+        outcome = RunOutcome(state.run, request.parent, 0.0, empty_labels(state.expected))
+        state.outcome, state.phase = asdict(outcome), "planned"
+        return
+    state.phase = "submitted"
+    attempt.record(state)
+
+    def report(counts: dict[str, int]) -> None:
+        state.finished = counts
+        attempt.record(state)
+
+    def count() -> dict[str, int]:
+        return count_finished(root / state.run, state.expected)
+
+    with ProgressWatch(count, report):
+        provenance = submit(request, state.run, graph_path, attempt.submit_path)
+    state.phase = "aggregating"
+    report(count())
+    outcome = read_outcome(provenance, state.run, request.parent, state.expected, time.monotonic() - began)
+    if outcome.total("done") + outcome.total("no_data"):
+        with Butler.from_config(request.repository, writeable=True) as butler:
+            write_chain(butler, request.parent, [state.run], request.inputs)
+    outcome.seconds = round(time.monotonic() - began, 2)
+    state.outcome = asdict(outcome)
+    state.phase = "done"
+
+
+def main() -> int:
+    """Run the attempt named on the command line."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout
+    )
+    return 0 if drive(Attempt(Path(sys.argv[1]))).phase in ("done", "empty") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

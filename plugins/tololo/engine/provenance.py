@@ -1,0 +1,68 @@
+"""What became of each quantum, read from the provenance that bps's final job wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lsst.pipe.base import QuantumAttemptStatus, QuantumSuccessCaveats
+from lsst.pipe.base.quantum_graph import ProvenanceQuantumGraphReader
+
+from tololo.facility.failures import is_retriable
+from tololo.facility.run import RunOutcome, empty_labels
+
+
+def read_outcome(path: Path, run: str, chain: str, expected: dict[str, int], seconds: float) -> RunOutcome:
+    """Judge a run by its provenance graph, never by an exit code.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The provenance graph that ``butler aggregate-graph`` wrote; where there is none, no quantum is done.
+    run, chain : `str`
+        The run and the chain that it belongs to.
+    expected : `dict` [`str`, `int`]
+        Quanta expected for each label.
+    seconds : `float`
+        Wall time of the attempt.
+
+    Returns
+    -------
+    outcome : `RunOutcome`
+        Counts by label and a reason for each failed quantum. A quantum that left neither log nor metadata, and
+        one that was blocked by such, counts as failed and retriable.
+    """
+    outcome = RunOutcome(run, chain, seconds, empty_labels(expected))
+    if not path.exists():
+        for label in outcome.labels.values():
+            label["failed_retriable"] = label["expected"]
+        outcome.reasons.append("the run left no provenance: its final job did not end")
+        return outcome
+    with ProvenanceQuantumGraphReader.open(str(path)) as reader:
+        reader.read_full_graph()
+        graph = reader.graph
+    nodes = graph.quantum_only_xgraph.nodes
+    blocked_by_permanent: set[str] = set()
+    for label, quanta in graph.quanta_by_task.items():
+        counts = outcome.labels.setdefault(label, empty_labels({label: len(quanta)})[label])
+        for data_id, quantum_id in quanta.items():
+            info = nodes[quantum_id]
+            status, caveats = info["status"], info["caveats"]
+            exception = info["exception"]
+            text = f"{exception.type_name}: {exception.message}" if exception else ""
+            where = ", ".join(f"{k}={v}" for k, v in data_id.required.items() if k not in ("instrument", "skymap"))
+            if status.has_metadata:
+                no_work = caveats is not None and bool(caveats & QuantumSuccessCaveats.NO_WORK)
+                counts["no_data" if no_work else "done"] += 1
+                continue
+            if status is QuantumAttemptStatus.BLOCKED:
+                kind = "failed_permanent" if blocked_by_permanent else "failed_retriable"
+                text = "not run, because what it needs failed"
+            elif status is QuantumAttemptStatus.FAILED:
+                kind = "failed_retriable" if is_retriable(text) else "failed_permanent"
+            else:
+                kind, text = "failed_retriable", "its process ended without a word (killed?)"
+            if kind == "failed_permanent":
+                blocked_by_permanent.add(label)
+            counts[kind] += 1
+            outcome.reasons.append(f"{label} ({where}): {text or status.name}")
+    return outcome

@@ -1,0 +1,153 @@
+"""The facility's configuration: YAML that is validated once, at the door, and a typed object from there on."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tololo.facility.errors import BadInputError
+
+INCLUDE = Path(os.environ.get("TOLOLO_INCLUDE") or Path(__file__).parents[3] / "include")
+"""The folder of pipelines and configurations."""
+
+TEMPLATE_TYPES = ("meanclip", "mean", "median", "min")
+
+_NAME = {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name", "instrument", "repository", "registry", "skymap", "site", "cores", "templates", "difference"],
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "instrument": {"enum": ["DECam"]},
+        "repository": {"type": "string", "minLength": 1},
+        "registry": {"enum": ["postgresql", "sqlite"]},
+        "skymap": _NAME,
+        "refcat": _NAME,
+        "site": _NAME,
+        "cores": {"type": "integer", "minimum": 1},
+        "data": {"type": "string"},
+        "reference_stars": {"type": "string"},
+        "transfer": {"enum": ["direct", "symlink", "copy"]},
+        "templates": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["subset", "type"],
+            "properties": {"subset": _NAME, "type": {"enum": list(TEMPLATE_TYPES)}},
+        },
+        "difference": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "detection_threshold": {"type": "number", "exclusiveMinimum": 0},
+                "association_radius": {"type": "number", "exclusiveMinimum": 0},
+            },
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Facility:
+    """The facility as configured.
+
+    ``repository`` is the root folder of the Butler repository, ``registry`` the kind of its database,
+    ``data`` the default folder of InstCal files, ``cores`` what one run may use on this machine.
+    """
+
+    name: str
+    instrument: str
+    repository: str
+    registry: str
+    skymap: str
+    refcat: str
+    site: str
+    cores: int
+    data: str
+    reference_stars: str
+    transfer: str
+    template_subset: str
+    template_type: str
+    detection_threshold: float
+    association_radius: float
+
+
+@functools.cache
+def facility(path: str = "") -> Facility:
+    """Return the configuration of the facility.
+
+    Parameters
+    ----------
+    path : `str`, optional
+        The YAML file; by default ``TOLOLO_FACILITY``, else ``include/configs/facility.yaml``.
+
+    Raises
+    ------
+    BadInputError
+        The file is missing, is not YAML, or breaks the schema; the message names file, line and key.
+    """
+    return read_facility(Path(path or os.environ.get("TOLOLO_FACILITY") or INCLUDE / "configs" / "facility.yaml"))
+
+
+def read_facility(path: Path) -> Facility:
+    """Read and validate a facility's YAML file; see `facility`."""
+    content = _validated(path)
+    expanded = {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in content.items()}
+    difference = expanded["difference"]
+    return Facility(
+        name=expanded["name"],
+        instrument=expanded["instrument"],
+        repository=expanded["repository"],
+        registry=expanded["registry"],
+        skymap=expanded["skymap"],
+        refcat=expanded.get("refcat", "gaia_dr2"),
+        site=expanded["site"],
+        cores=expanded["cores"],
+        data=expanded.get("data", ""),
+        reference_stars=expanded.get("reference_stars", ""),
+        transfer=expanded.get("transfer", "direct"),
+        template_subset=expanded["templates"]["subset"],
+        template_type=expanded["templates"]["type"],
+        detection_threshold=difference.get("detection_threshold", 5.0),
+        association_radius=difference.get("association_radius", 1.0),
+    )
+
+
+def _validated(path: Path) -> dict[str, Any]:
+    import jsonschema
+
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise BadInputError(
+            "The facility's configuration cannot be read", str(path), f"set TOLOLO_FACILITY ({error.strerror})"
+        ) from error
+    try:
+        node = yaml.compose(text)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise BadInputError(f"Not YAML: {error.problem}", f"{path}, line {line}", "mend that line") from error
+    faults = sorted(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda e: list(e.path))
+    if faults:
+        fault = faults[0]
+        key = ".".join(str(part) for part in fault.absolute_path) or "(top)"
+        line = _line(node, list(fault.absolute_path))
+        raise BadInputError(
+            f"Wrong configuration: {fault.message}", f"{path}, line {line}, key {key}", "docs/configure.md says what is allowed"
+        )
+    return dict(content)
+
+
+def _line(node: yaml.Node | None, path: list[str | int]) -> int:
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == str(part)), node)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+    return node.start_mark.line + 1 if node is not None else 1

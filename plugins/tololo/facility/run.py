@@ -1,0 +1,126 @@
+"""What is asked of one pipeline run, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tololo.facility.errors import BadInputError
+
+COUNTS = ("expected", "done", "failed_permanent", "failed_retriable", "no_data")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One step of a pipeline, to be run through bps.
+
+    Parameters
+    ----------
+    repository : `str`
+        Butler repository (folder or its ``butler.yaml``).
+    pipeline : `str`
+        Pipeline file, with ``#subset`` for a part of it.
+    parent : `str`
+        The CHAINED collection of the result, `20190401/instcal`; every run becomes its child.
+    step : `str`
+        Name of the step in the run's name, usually the subset.
+    inputs : `list` [`str`]
+        Collections to search, in order, after the parent's own runs.
+    where : `str`
+        Butler data query, passed on as it is.
+    config : `dict` [`str`, `str`]
+        Overrides of task configuration, ``label:field`` to its value.
+    site : `str`
+        Compute site; ``include/pipelines/bps/<site>.yaml`` describes it.
+    threshold : `float`
+        Fraction of the expected quanta that must be done (or have no data) for the run to count as good.
+    cores : `int`
+        Cores that the site may use on this machine.
+    dry_run : `bool`
+        Build the graph, say how many quanta it holds, and stop.
+    """
+
+    repository: str
+    pipeline: str
+    parent: str
+    step: str
+    inputs: list[str]
+    where: str = ""
+    config: dict[str, str] = field(default_factory=dict)
+    site: str = "parsl"
+    threshold: float = 1.0
+    cores: int = 2
+    dry_run: bool = False
+
+    def write(self, path: Path) -> None:
+        """Write the request as JSON, beside and then renamed."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> RunRequest:
+        """Read what `write` wrote."""
+        return cls(**json.loads(path.read_text()))
+
+
+@dataclass
+class RunOutcome:
+    """What came of a run: the counts of quanta, over all and for each task label.
+
+    ``labels`` maps a task label to the five counts named in `COUNTS`; ``reasons`` holds one line for each
+    quantum that failed, with its data ID and its exception.
+    """
+
+    run: str
+    chain: str
+    seconds: float
+    labels: dict[str, dict[str, int]]
+    reasons: list[str] = field(default_factory=list)
+
+    def total(self, count: str) -> int:
+        """Sum of one count over the task labels."""
+        return sum(label[count] for label in self.labels.values())
+
+    @property
+    def fraction_good(self) -> float:
+        """Fraction of the expected quanta that are done or had no data."""
+        expected = self.total("expected")
+        return (self.total("done") + self.total("no_data")) / expected if expected else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Return the outcome in the form that users rely on (an XCom of small numbers and names)."""
+        totals = {count: self.total(count) for count in COUNTS}
+        return {"run": self.run, "chain": self.chain, **totals, "seconds": self.seconds, "labels": self.labels}
+
+    def check(self, threshold: float) -> None:
+        """Raise if too few quanta are good.
+
+        Raises
+        ------
+        BadInputError
+            The good fraction is below ``threshold``; the message names what failed and why.
+        """
+        if self.fraction_good >= threshold:
+            return
+        shown = "; ".join(self.reasons[:5]) or "no reason was recorded"
+        more = f" (and {len(self.reasons) - 5} more)" if len(self.reasons) > 5 else ""
+        raise BadInputError(
+            f"{self.total('done') + self.total('no_data')} of {self.total('expected')} quanta are good, "
+            f"{threshold:.0%} are needed: {shown}{more}",
+            where=f"run {self.run}",
+            remedy="mend the cause and clear this task; what is done is not done again",
+        )
+
+
+def empty_labels(expected: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Return the counts of each label before anything ran."""
+    return {label: dict.fromkeys(COUNTS, 0) | {"expected": n} for label, n in expected.items()}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON beside, then rename, so that a reader never sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=1))
+    os.replace(beside, path)

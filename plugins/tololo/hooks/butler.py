@@ -1,0 +1,263 @@
+"""The Butler repository of the facility, as Airflow's tasks use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tololo.facility import collections
+from tololo.facility.errors import BadInputError, UnavailableError
+from tololo.hooks.chains import ChainReport, write_chain
+
+if TYPE_CHECKING:
+    from lsst.daf.butler import Butler
+
+    from tololo.reduction.formats.instcal import InstcalExposure
+    from tololo.reduction.ingest import IngestReport
+
+CONFIG = "butler.yaml"
+
+
+class ButlerHook:
+    """One Butler repository.
+
+    Parameters
+    ----------
+    repository : `str` or `pathlib.Path`, optional
+        Its root folder. Without it the connection is asked.
+    butler_conn_id : `str`, optional
+        Connection of type ``butler``: its host is the root folder. Passwords of a registry on PostgreSQL are
+        never in it: they come from the file that ``LSST_DB_AUTH`` or the registry URL's ``passfile`` names.
+    """
+
+    conn_name_attr = "butler_conn_id"
+    default_conn_name = "butler_default"
+    conn_type = "butler"
+    hook_name = "LSST Butler repository"
+
+    def __init__(self, repository: str | Path = "", *, butler_conn_id: str = default_conn_name) -> None:
+        self._repository = str(repository)
+        self.butler_conn_id = butler_conn_id
+
+    @classmethod
+    def from_connection(cls, butler_conn_id: str = default_conn_name) -> ButlerHook:
+        """Make the hook of a connection, looked up at once.
+
+        Raises
+        ------
+        BadInputError
+            If the connection does not exist or names no folder.
+        """
+        hook = cls(butler_conn_id=butler_conn_id)
+        _ = hook.repository
+        return hook
+
+    @cached_property
+    def repository(self) -> str:
+        """Root folder of the repository."""
+        return self._repository or self._from_connection()
+
+    def exists(self) -> bool:
+        """Tell whether there is a repository."""
+        return (Path(self.repository) / CONFIG).is_file()
+
+    def open(
+        self, *, writeable: bool = False, inputs: str | Sequence[str] | None = None, run: str | None = None
+    ) -> Butler:
+        """Open the repository; close it, or use it in a ``with``.
+
+        Parameters
+        ----------
+        writeable : `bool`, optional
+            Whether it is to be written to.
+        inputs : `str` or sequence of `str`, optional
+            Collections to search.
+        run : `str`, optional
+            RUN to write to.
+
+        Returns
+        -------
+        butler : `lsst.daf.butler.Butler`
+
+        Raises
+        ------
+        BadInputError
+            If there is no repository, or no such collection.
+        UnavailableError
+            If its database does not answer.
+        """
+        if not self.exists():
+            raise BadInputError(
+                "There is no Butler repository",
+                self.repository,
+                "run the DAG repo_bootstrap, or mend the connection",
+            )
+        from lsst.daf.butler import Butler, MissingCollectionError
+        from sqlalchemy.exc import OperationalError
+
+        try:
+            return Butler.from_config(self.repository, collections=inputs, run=run, writeable=writeable)
+        except MissingCollectionError as error:
+            raise BadInputError(str(error), self.repository, "run the step that makes it first") from error
+        except OperationalError as error:
+            raise unreachable(self.repository, error) from error
+
+    def collections(self, pattern: str = "*") -> list[str]:
+        """List the collections whose names match a glob."""
+        with self.open() as butler:
+            return sorted(butler.collections.query(pattern)) if self._globs(butler, pattern) else []
+
+    def counts(self, name: str) -> dict[str, int]:
+        """Count the datasets in a collection by dataset type, first found only; empty if there is no such."""
+        with self.open() as butler:
+            if not self._globs(butler, name):
+                return {}
+            types = butler.collections.query_info(name, include_summary=True, flatten_chains=True)
+            names = sorted({kind for info in types for kind in info.dataset_types or ()})
+            return {kind: count for kind in names if (count := self._count(butler, kind, name))}
+
+    def count(self, dataset_type: str, name: str, where: str = "", **data_id: Any) -> int:
+        """Count the datasets of a type in a collection; zero if either does not exist.
+
+        Parameters
+        ----------
+        dataset_type : `str`
+            Its name.
+        name : `str`
+            Collection.
+        where : `str`, optional
+            Condition in the Butler's query language.
+        **data_id
+            Further dimensions.
+        """
+        with self.open() as butler:
+            known = butler.registry.queryDatasetTypes(dataset_type)
+            if not list(known) or not self._globs(butler, name):
+                return 0
+            return self._count(butler, dataset_type, name, where, **data_id)
+
+    def ingest_instcal(self, folder: str | Path, transfer: str = "direct") -> IngestReport:
+        """Find the InstCal exposures in a folder, ingest them and write the chains of their nights.
+
+        Parameters
+        ----------
+        folder : `str` or `pathlib.Path`
+            Searched at any depth.
+        transfer : `str`, optional
+            ``direct``, ``symlink`` or ``copy``.
+
+        Returns
+        -------
+        report : `~tololo.reduction.ingest.IngestReport`
+
+        Raises
+        ------
+        BadInputError
+            As `~tololo.reduction.formats.instcal_search.find_instcal`; nothing has been ingested then.
+        """
+        from tololo.reduction.formats.instcal_search import find_instcal
+
+        return self.ingest_exposures(find_instcal(Path(folder)).triples, transfer)
+
+    def ingest_exposures(self, exposures: Sequence[InstcalExposure], transfer: str = "direct") -> IngestReport:
+        """Ingest exposures that were found, and write the chains of their nights; see `ingest_instcal`."""
+        from tololo.reduction.ingest import ingest_instcal
+
+        with self.open(writeable=True) as butler:
+            report = ingest_instcal(butler, exposures, transfer=transfer)
+            for night in report.nights:
+                write_chain(
+                    butler,
+                    collections.chain("instcal", night),
+                    inputs=collections.chain_inputs("instcal", night),
+                )
+        return report
+
+    def write_chain(
+        self, chain: str, own: Iterable[str] | None = None, inputs: Sequence[str] = (), *, drop: bool = False
+    ) -> ChainReport:
+        """Bring a chain up to date, as `tololo.hooks.chains.write_chain`."""
+        with self.open(writeable=True) as butler:
+            return write_chain(butler, chain, own, inputs, drop=drop)
+
+    def prune(self, runs: Iterable[str]) -> list[str]:
+        """Remove RUNs with all their datasets, and take them out of chains. Files ingested in place stay.
+
+        Returns
+        -------
+        removed : `list` [`str`]
+            Those that were there.
+
+        Raises
+        ------
+        BadInputError
+            If one is not a RUN; nothing has been removed then.
+        """
+        from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
+
+        with self.open(writeable=True) as butler:
+            there = {info.name: info.type for name in runs for info in self._infos(butler, name)}
+            for name, kind in there.items():
+                if kind is not CollectionType.RUN:
+                    raise BadInputError(
+                        f"{name!r} is a {kind.name}; only RUNs are pruned", self.repository, "name RUNs"
+                    )
+            butler.removeRuns(list(there), unlink_from_chains=True)
+            return list(there)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Open the repository for Airflow's button *Test*."""
+        try:
+            with self.open() as butler:
+                found = [
+                    record.name for record in butler.query_dimension_records("instrument", explain=False)
+                ]
+        except (BadInputError, UnavailableError) as error:
+            return False, str(error)
+        return True, f"Butler repository of {', '.join(found) or 'no instrument'} at {self.repository}"
+
+    def _from_connection(self) -> str:
+        from airflow.sdk import BaseHook
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        where = f"connection {self.butler_conn_id}"
+        try:
+            host = BaseHook.get_connection(self.butler_conn_id).host
+        except AirflowNotFoundException as error:
+            raise BadInputError("There is no such connection", where, "create it, of type butler") from error
+        if not host:
+            raise BadInputError(
+                "The connection names no repository", where, "put the repository's root folder into its host"
+            )
+        return str(host).removeprefix("file://")
+
+    def _globs(self, butler: Butler, pattern: str) -> bool:
+        return "*" in pattern or bool(self._infos(butler, pattern))
+
+    @staticmethod
+    def _infos(butler: Butler, name: str) -> list[Any]:
+        from lsst.daf.butler import MissingCollectionError
+
+        try:
+            return [butler.collections.get_info(name)]
+        except MissingCollectionError:
+            return []
+
+    @staticmethod
+    def _count(butler: Butler, kind: str, name: str, where: str = "", **data_id: Any) -> int:
+        refs = butler.query_datasets(
+            kind, name, find_first=True, where=where, limit=None, explain=False, **data_id
+        )
+        return len(refs)
+
+
+def unreachable(repository: str, error: Exception) -> UnavailableError:
+    """Return the error of a registry whose database does not answer; no password is in it."""
+    reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+    return UnavailableError(
+        f"The registry's database does not answer: {reason}",
+        repository,
+        "start the database, or mend its address",
+    )

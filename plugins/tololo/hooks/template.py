@@ -1,0 +1,153 @@
+"""Templates and their versions in the Butler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tololo.facility import collections
+from tololo.facility.errors import NothingToDoError
+from tololo.facility.nights import select_nights
+from tololo.hooks.butler import ButlerHook
+from tololo.hooks.chains import write_chain
+
+if TYPE_CHECKING:
+    from lsst.daf.butler import Butler, DatasetRef
+
+VISITS = "instcal"
+"""Processing type of the visits that go into templates."""
+
+
+@dataclass(frozen=True)
+class TemplateSelection:
+    """Visits that make one version of a template.
+
+    ``version`` is the collection of the version's RUNs, ``inputs`` the TAGGED collection of its visit images.
+    """
+
+    version: str
+    inputs: str
+    nights: list[int]
+    n_visits: int
+    n_images: int
+    is_new: bool
+
+
+class TemplateHook:
+    """The versions of one template.
+
+    A version is a set of visit images: it is tagged in ``{coadd}/v<N>/inputs`` and never changes. The RUNs of the
+    version lie below ``{coadd}/v<N>``, and the chain ``{coadd}`` points at the accepted one.
+
+    Parameters
+    ----------
+    conn_id : `str`
+        Connection of the repository.
+    coadd_subset, template_type : `str`
+        Name of the template.
+    """
+
+    def __init__(self, conn_id: str, coadd_subset: str, template_type: str) -> None:
+        self.butler_hook = ButlerHook.from_connection(conn_id)
+        self.coadd_subset = coadd_subset
+        self.template_type = template_type
+        self.chain = collections.coadd(coadd_subset, template_type)
+
+    def select(self, nights: str, where: str, *, dry_run: bool = False) -> TemplateSelection:
+        """Choose visit images and find or make the version that they are.
+
+        Parameters
+        ----------
+        nights : `str`
+            List, range or glob; empty for all nights that have visits.
+        where : `str`
+            Data query on the visits.
+        dry_run : `bool`
+            Write nothing.
+
+        Raises
+        ------
+        NothingToDoError
+            No visit image is selected.
+        BadInputError
+            The nights cannot be read.
+        """
+        with self.butler_hook.open(writeable=not dry_run) as butler:
+            there = self._nights(butler)
+            chosen = select_nights(nights, there) if nights.strip() else sorted(there)
+            refs = self._images(butler, [night for night in chosen if night in there], where)
+            if not refs:
+                raise NothingToDoError(
+                    f"No visit image is selected by nights {nights or 'all'!r} and {where or 'no query'!r}",
+                    f"{self.butler_hook.repository}: visits of nights {', '.join(map(str, sorted(there))) or 'none'}",
+                    "run nightly_decam for these nights",
+                )
+            number, is_new = self._version(butler, refs)
+            version = collections.template_version(self.coadd_subset, self.template_type, number)
+            inputs = f"{version}/inputs"
+            if not dry_run:
+                self._tag(butler, inputs, refs)
+            used = sorted({int(ref.run.partition("/")[0]) for ref in refs})
+            visits = {ref.dataId["visit"] for ref in refs}
+            return TemplateSelection(version, inputs, used, len(visits), len(refs), is_new)
+
+    def accept(self, version: str) -> int:
+        """Point the chain at a version; return how many templates it holds.
+
+        Raises
+        ------
+        NothingToDoError
+            The version holds no template.
+        """
+        with self.butler_hook.open(writeable=True) as butler:
+            if not _templates(butler, version):
+                raise NothingToDoError(
+                    "The version holds no template", version, "look at the task that should have made it"
+                )
+            inputs = [f"{version}/inputs", *collections.chain_inputs("coadd", "", self.coadd_subset, self.template_type)[1:]]
+            write_chain(butler, collections.coadd_inputs(self.coadd_subset, self.template_type), (), inputs[:1], drop=True)
+            write_chain(butler, self.chain, (), [version, *inputs[1:]], drop=True)
+            return _templates(butler, self.chain)
+
+    def _nights(self, butler: Butler) -> set[int]:
+        suffix = f"/{VISITS}"
+        names = butler.collections.query(f"*{suffix}")
+        return {int(name.removesuffix(suffix)) for name in names if name.removesuffix(suffix).isdigit()}
+
+    @staticmethod
+    def _images(butler: Butler, nights: list[int], where: str) -> list[DatasetRef]:
+        chains = [collections.chain(VISITS, night) for night in nights]
+        if not chains or not list(butler.registry.queryDatasetTypes("visit_image")):
+            return []
+        query = f"instrument = 'DECam' AND ({where})" if where else "instrument = 'DECam'"
+        return list(
+            butler.query_datasets("visit_image", chains, where=query, find_first=True, limit=None, explain=False)
+        )
+
+    def _version(self, butler: Butler, refs: list[DatasetRef]) -> tuple[int, bool]:
+        """Return the number of the version with exactly these inputs, or the next free one."""
+        wanted = {ref.id for ref in refs}
+        number = 0
+        for name in butler.collections.query(f"{self.chain}/v*/inputs"):
+            version = collections.version_of(name, self.chain) or 0
+            number = max(number, version)
+            tagged = butler.query_datasets("visit_image", name, limit=None, explain=False)
+            # A selection that was killed while it was tagged holds a part of what it wanted.
+            if {ref.id for ref in tagged} <= wanted and (
+                {ref.id for ref in tagged} == wanted or not _templates(butler, name.removesuffix("/inputs"))
+            ):
+                return version, {ref.id for ref in tagged} != wanted
+        return number + 1, True
+
+    @staticmethod
+    def _tag(butler: Butler, inputs: str, refs: list[DatasetRef]) -> None:
+        from lsst.daf.butler import CollectionType
+
+        butler.collections.register(inputs, CollectionType.TAGGED)
+        butler.registry.associate(inputs, refs)
+
+
+def _templates(butler: Butler, name: str) -> int:
+    if name not in butler.collections.query("*") or not list(butler.registry.queryDatasetTypes("template_coadd")):
+        return 0
+    return len(butler.query_datasets("template_coadd", name, find_first=True, limit=None, explain=False))

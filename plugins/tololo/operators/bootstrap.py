@@ -1,0 +1,83 @@
+"""The operator that makes a repository ready for nights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from airflow.sdk import BaseHook
+
+from tololo.facility.configuration import INCLUDE, facility
+from tololo.facility.errors import BadInputError
+from tololo.operators.task import FacilityOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from tololo.hooks.bootstrap import BootstrapPlan
+
+
+class BootstrapOperator(FacilityOperator):
+    """Create the repository and fill it; then compare what is expected with what is found.
+
+    Reads the params ``repo``, ``registry``, ``skymap``, ``refcats``, ``steps`` and ``dry_run``.
+    """
+
+    def work(self, context: Context) -> Any:
+        """Run the steps, verify, and return the table of the verification."""
+        from tololo.hooks.bootstrap import STEPS, bootstrap, table, verify
+
+        params = context["params"]
+        plan = self._plan(params)
+        steps = [step for step in STEPS if step in params["steps"] or step == "chains"]
+        if params["dry_run"]:
+            self.log.info("Dry run: steps %s of %s", ", ".join(steps), plan)
+            return {"steps": steps}
+        done = bootstrap(plan, steps)
+        for step, result in done.items():
+            self.log.info("%s: %s", step, result)
+        if "verify" not in params["steps"]:
+            return {"steps": done}
+        checks = verify(plan)
+        for line in table(checks).splitlines():
+            self.log.info("%s", line)
+        if wrong := [check.what for check in checks if not check.good]:
+            raise BadInputError(
+                f"The repository is not what it should be: {', '.join(wrong)}",
+                plan.repository,
+                "run all steps; the log of this task shows expected and found",
+            )
+        return {"steps": done, "checks": {check.what: check.found for check in checks}}
+
+    def _plan(self, params: Any) -> BootstrapPlan:
+        from tololo.hooks.bootstrap import BootstrapPlan, footprint_of
+
+        connection = BaseHook.get_connection(params["repo"])
+        url = str(connection.extra_dejson.get("registry_url") or connection.extra_dejson.get("registry") or "")
+        if params["registry"] == "sqlite":
+            url = ""
+        elif "://" not in url:
+            raise BadInputError(
+                "There is no database for the registry",
+                f"connection {params['repo']}",
+                "give its registry URL, or choose sqlite",
+            )
+        definitions = yaml.safe_load((INCLUDE / "configs" / "skymaps.yaml").read_text())
+        if params["skymap"] not in definitions:
+            raise BadInputError(
+                f"There is no sky map {params['skymap']!r}",
+                "include/configs/skymaps.yaml",
+                f"name one of {', '.join(definitions)}",
+            )
+        stars = params["refcats"] or facility().reference_stars
+        if not stars or not Path(stars).exists():
+            raise BadInputError("There are no reference stars", stars or "param refcats", "name a table or a folder")
+        refcats = {facility().refcat: str(stars)}
+        return BootstrapPlan(
+            repository=str(connection.host),
+            registry_url=url,
+            skymaps={params["skymap"]: definitions[params["skymap"]]},
+            footprint=footprint_of(stars),
+            refcats=refcats,
+        )

@@ -1,0 +1,35 @@
+"""What the operators that work in their own process have in common: errors become skips, failures or retries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from tololo.facility.errors import NothingToDoError, TololoError, UnavailableError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class FacilityOperator(BaseOperator):
+    """An operator whose `work` raises the facility's own errors.
+
+    Nothing to do is a skip with the reason; bad input fails at once; what is away for now is tried again.
+    """
+
+    def work(self, context: Context) -> Any:
+        """Do the task's work; its return value is the XCom."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> Any:
+        """Run `work` and say what its errors mean to Airflow."""
+        try:
+            return self.work(context)
+        except NothingToDoError as error:
+            raise AirflowSkipException(str(error)) from None
+        except UnavailableError:
+            raise
+        except TololoError as error:
+            raise AirflowFailException(str(error)) from error

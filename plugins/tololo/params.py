@@ -1,0 +1,144 @@
+"""Params that the DAGs share, and how a run learns its night. Read at every DAG parse: must stay quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import CronPartitionTimetable, Param
+
+from tololo.facility.configuration import INCLUDE, TEMPLATE_TYPES, facility
+from tololo.facility.nights import resolve_night
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+PIPELINES = INCLUDE / "pipelines" / "embedded"
+RUN = "Run"
+SELECTION = "Selection"
+
+DEFAULT_ARGS: dict[str, Any] = {"owner": "tololo", "retries": 1}
+
+
+def night_timetable() -> CronPartitionTimetable:
+    """Return the timetable of nightly DAGs: midnight in UTC-12, so that the partition key is the night itself."""
+    return CronPartitionTimetable("0 0 * * *", timezone="Etc/GMT+12", run_offset=-1, key_format="%Y%m%d")
+
+
+def common_params() -> dict[str, Param]:
+    """Return the params that every DAG has."""
+    sites = sorted(path.stem for path in (INCLUDE / "pipelines" / "bps").glob("*.yaml") if path.stem != "common")
+    return {
+        "repo": Param(
+            "butler_default",
+            type="string",
+            examples=["butler_default"],
+            title="Repository",
+            description="Connection of the Butler repository.",
+            section=RUN,
+        ),
+        "night": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^\d{8}$",
+            title="Night",
+            description="Observing night (LSST day_obs) as YYYYMMDD; empty: the partition key, else the night that just ended.",
+            section=SELECTION,
+        ),
+        "detectors": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^\s*\d{1,2}(\s*,\s*\d{1,2})*\s*$",
+            title="Detectors",
+            description="CCD numbers, separated by commas; empty: all.",
+            section=SELECTION,
+        ),
+        "where": Param(
+            "",
+            type="string",
+            title="Data query",
+            description="Butler expression, passed on as it is: visit = 720558 AND detector IN (25, 34)",
+            section=SELECTION,
+        ),
+        "site": Param(
+            facility().site,
+            type="string",
+            enum=sites,
+            title="Compute site",
+            description="Where the quanta run: a file of include/pipelines/bps.",
+            section=RUN,
+        ),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Say what would be done; touch nothing.",
+            section=RUN,
+        ),
+    }
+
+
+def template_params() -> dict[str, Param]:
+    """Return the params that name a set of templates."""
+    return {
+        "coadd_subset": Param(
+            facility().template_subset,
+            type="string",
+            pattern="^[A-Za-z0-9_]+$",
+            title="Template subset",
+            description="Name of the set of templates, the first part of their collection: 2019",
+            section="Template",
+        ),
+        "template_type": Param(
+            facility().template_type,
+            type="string",
+            enum=list(TEMPLATE_TYPES),
+            title="Template type",
+            description="How the warps are combined.",
+            section="Template",
+        ),
+    }
+
+
+def threshold_param() -> dict[str, Param]:
+    """Return the param that says how much must succeed."""
+    return {
+        "thresholds": Param(
+            1.0,
+            type="number",
+            minimum=0,
+            maximum=1,
+            title="Threshold",
+            description="Fraction of the quanta that must be good for the run to count as a success.",
+            section=RUN,
+        )
+    }
+
+
+def night_of(context: Context | Mapping[str, Any]) -> str:
+    """Return the night of a run: its partition key, else its param, else the night that ended before it was due."""
+    run = context["dag_run"]
+    due = run.run_after or datetime.now(UTC)
+    return str(resolve_night(run.partition_key, context["params"].get("night"), due))
+
+
+def night_macro(dag_run: Any, params: Mapping[str, Any]) -> str:
+    """`night_of` for templates: ``{{ night_of(dag_run, params) }}``."""
+    return night_of({"dag_run": dag_run, "params": params})
+
+
+MACROS = {"night_of": night_macro}
+NIGHT = "{{ night_of(dag_run, params) }}"
+"""Template of the night."""
+
+
+def data_query(params: Mapping[str, Any], *terms: str) -> str:
+    """Join the given terms with those of the params ``detectors`` and ``where``."""
+    parts = [term for term in terms if term]
+    if params.get("detectors"):
+        numbers = ", ".join(str(int(number)) for number in params["detectors"].split(","))
+        parts.append(f"detector IN ({numbers})")
+    if params.get("where"):
+        parts.append(f"({params['where']})")
+    return " AND ".join(parts)

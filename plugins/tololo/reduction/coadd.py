@@ -1,0 +1,311 @@
+"""Warps of visits onto patches, and their combination into a template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lsst.images import XY, SkyProjection, VisitImage
+from lsst.images.cells import CellCoadd, CellGrid
+from numpy.typing import NDArray
+
+from tololo.reduction.formats.images import (
+    Planes,
+    cell_centers,
+    cell_coadd,
+    empty_planes,
+    patch_cells,
+    planes_of,
+    snap_to_cells,
+)
+from tololo.reduction.formats.masks import BIT
+from tololo.reduction.formats.psfs import from_piff
+from tololo.reduction.formats.tract import Patch
+from tololo.reduction.kernels.psf import PixelPsf
+from tololo.reduction.kernels.stack import Method, stack
+from tololo.reduction.kernels.warp import STEP, area_ratio, grid_of, warp
+
+PSF_SIZE = 43
+"""Pixels; coadds of different seeing need stamps of one size."""
+
+
+def overlap_box(image: VisitImage, patch: Patch) -> tuple[int, int, int, int] | None:
+    """Return the part (x0, y0, x1, y1) of a patch that an image covers, in whole cells; `None` if nothing."""
+    ny, nx = image.image.array.shape
+    x = np.concatenate([np.linspace(-0.5, nx - 0.5, 9)] * 2 + [np.full(9, -0.5), np.full(9, nx - 0.5)])
+    y = np.concatenate([np.full(9, -0.5), np.full(9, ny - 0.5)] + [np.linspace(-0.5, ny - 0.5, 9)] * 2)
+    sky = image.sky_projection.pixel_to_sky(XY(x=x, y=y))
+    tx, ty = patch.tract.sky_to_pixel(sky.ra.deg, sky.dec.deg)
+    x0, y0, x1, y1 = patch.outer
+    box = (
+        max(x0, int(np.floor(tx.min()))),
+        max(y0, int(np.floor(ty.min()))),
+        min(x1, int(np.ceil(tx.max())) + 1),
+        min(y1, int(np.ceil(ty.max())) + 1),
+    )
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return None
+    return snap_to_cells(patch_cells(patch), box)
+
+
+def detector_to_tract(image: VisitImage, patch: Patch, x0: int, y0: int) -> Any:
+    """Return the map from pixels of a box of a tract (origin x0, y0) to pixels of an image."""
+
+    def transform(
+        x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        ra, dec = patch.tract.pixel_to_sky(x + x0, y + y0)
+        return sky_to_pixel(image.sky_projection, ra, dec)
+
+    return transform
+
+
+def sky_to_pixel(
+    projection: SkyProjection[Any], ra: NDArray[np.float64], dec: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn ICRS degrees into pixels of a projection."""
+    transform = projection.sky_to_pixel_transform
+    point = transform.apply_forward(XY(x=np.radians(ra), y=np.radians(dec)))
+    return np.asarray(point.x), np.asarray(point.y)
+
+
+def warp_psf(
+    psf: PixelPsf, x: float, y: float, jacobian: NDArray[np.float64], size: int = PSF_SIZE
+) -> NDArray[np.float64]:
+    """Resample a PSF onto other pixels.
+
+    Parameters
+    ----------
+    psf : `PixelPsf`
+        The PSF of the image.
+    x, y : `float`
+        Where on the image.
+    jacobian : `numpy.ndarray`, (2, 2)
+        Change of the image's (x, y) with the new pixels' (x, y).
+    size : `int`
+        Width of the result.
+
+    Returns
+    -------
+    kernel : `numpy.ndarray`, (size, size)
+        Unit sum, centred.
+    """
+    kernel = psf.kernel(x, y)
+    half = size // 2
+    # A margin of zeros: beyond the stamp the PSF is taken to be dark.
+    margin = int(np.ceil(half * 1.5)) + 4
+    padded = np.pad(kernel, margin).astype(np.float32)
+    center = padded.shape[0] // 2
+    offset = np.arange(2) * size - half
+    dx, dy = np.meshgrid(offset.astype(float), offset.astype(float))
+    grid_x = center + jacobian[0, 0] * dx + jacobian[0, 1] * dy
+    grid_y = center + jacobian[1, 0] * dx + jacobian[1, 1] * dy
+    flat = np.ones_like(padded)
+    warped = warp(
+        padded,
+        flat,
+        np.zeros(padded.shape, np.uint8),
+        np.zeros(padded.shape, bool),
+        grid_x,
+        grid_y,
+        size,
+        (size, size),
+    )
+    result = np.where(np.isfinite(warped.image), warped.image, 0.0).astype(float)
+    return np.asarray(result / result.sum())
+
+
+def jacobian_at(transform: Any, x: float, y: float) -> NDArray[np.float64]:
+    """Return d(image x, y)/d(x, y) of a pixel map at a point, by differences over one pixel."""
+    px, py = transform(np.array([x - 0.5, x + 0.5, x, x]), np.array([y, y, y - 0.5, y + 0.5]))
+    return np.array([[px[1] - px[0], px[3] - px[2]], [py[1] - py[0], py[3] - py[2]]])
+
+
+@dataclass
+class PatchWarp:
+    """The detectors of one visit on a patch: pixels, and the PSF of each cell (NaN where there is none)."""
+
+    planes: Planes
+    psfs: NDArray[np.float64]
+
+
+def warp_visit(images: Sequence[VisitImage], patch: Patch) -> PatchWarp | None:
+    """Resample the images of one visit onto a patch (Lanczos 3); `None` if none of them reaches it.
+
+    A star keeps its flux: each output pixel is scaled with its area in input pixels.
+    """
+    boxes = [(image, box) for image in images if (box := overlap_box(image, patch)) is not None]
+    if not boxes:
+        return None
+    corners = np.array([box for _, box in boxes])
+    x0, y0 = (int(v) for v in corners[:, :2].min(axis=0))
+    x1, y1 = (int(v) for v in corners[:, 2:].max(axis=0))
+    planes = empty_planes((x0, y0, x1, y1))
+    grid = patch_cells(patch)
+    center_x, center_y = cell_centers(grid, planes)
+    psfs = np.full((*center_x.shape, PSF_SIZE, PSF_SIZE), np.nan)
+    for image, box in boxes:
+        _paste(image, patch, box, planes)
+        _paste_psfs(image, patch, (center_x, center_y), psfs)
+    return PatchWarp(planes, psfs)
+
+
+def _paste(image: VisitImage, patch: Patch, box: tuple[int, int, int, int], planes: Planes) -> None:
+    source = planes_of(image)
+    shape = (box[3] - box[1], box[2] - box[0])
+    transform = detector_to_tract(image, patch, box[0], box[1])
+    grid_x, grid_y = grid_of(transform, shape)
+    result = warp(
+        source.image,
+        source.variance,
+        source.bits,
+        source.bad,
+        grid_x,
+        grid_y,
+        STEP,
+        shape,
+        area=area_ratio(grid_x, grid_y),
+    )
+    view = np.s_[box[1] - planes.y0 : box[3] - planes.y0, box[0] - planes.x0 : box[2] - planes.x0]
+    fresh = np.isfinite(result.image)
+    planes.image[view][fresh] = result.image[fresh]
+    planes.variance[view][fresh] = result.variance[fresh]
+    planes.bits[view][fresh] = result.mask_bits[fresh]
+
+
+def _paste_psfs(
+    image: VisitImage,
+    patch: Patch,
+    centers: tuple[NDArray[np.float64], NDArray[np.float64]],
+    psfs: NDArray[np.float64],
+) -> None:
+    psf = from_piff(image.psf)
+    transform = detector_to_tract(image, patch, 0, 0)
+    px, py = transform(centers[0].ravel(), centers[1].ravel())
+    px, py = px.reshape(centers[0].shape), py.reshape(centers[0].shape)
+    ny, nx = image.image.array.shape
+    reach = 0.75 * max(patch_cells(patch).cell_shape.x, patch_cells(patch).cell_shape.y)
+    near = (px > -reach) & (px < nx + reach) & (py > -reach) & (py < ny + reach)
+    for i, j in np.argwhere(near):
+        x, y = np.clip(px[i, j], 0, nx - 1), np.clip(py[i, j], 0, ny - 1)
+        jacobian = jacobian_at(transform, centers[0][i, j], centers[1][i, j])
+        psfs[i, j] = warp_psf(psf, float(x), float(y), jacobian)
+
+
+def to_cell_coadd(
+    warped: PatchWarp, skymap: str, patch: Patch, band: str, metadata: dict[str, Any]
+) -> CellCoadd:
+    """Return a warp as the image type that files hold."""
+    return cell_coadd(warped.planes, warped.psfs, skymap, patch.tract, patch, band, metadata)
+
+
+@dataclass
+class CoaddInput:
+    """One warp that goes into a coadd, with the visit it comes from."""
+
+    visit: int
+    planes: Planes
+    psfs: NDArray[np.float64]
+
+    @classmethod
+    def from_cell_coadd(cls, visit: int, warped: CellCoadd) -> CoaddInput:
+        """Take pixels and PSFs of a warp that is read back."""
+        planes = planes_of(warped)
+        grid = warped.grid
+        psfs = cell_psfs(warped, grid, planes)
+        return cls(visit, planes, psfs)
+
+    @property
+    def weight(self) -> float:
+        """Inverse of the median variance of the good pixels."""
+        good = ~self.planes.bad
+        return float(1.0 / np.median(self.planes.variance[good])) if good.any() else 0.0
+
+
+def cell_psfs(coadd: CellCoadd, grid: CellGrid, planes: Planes) -> NDArray[np.float64]:
+    """Return the PSF of each cell, (n_y, n_x, size, size), NaN for cells without one."""
+    from lsst.images.cells import CellIJ
+
+    ny, nx = planes.image.shape
+    first = grid.index_of(y=planes.y0, x=planes.x0)
+    psfs = np.full((ny // grid.cell_shape.y, nx // grid.cell_shape.x, PSF_SIZE, PSF_SIZE), np.nan)
+    for i in range(psfs.shape[0]):
+        for j in range(psfs.shape[1]):
+            index = CellIJ(i=first.i + i, j=first.j + j)
+            if index not in coadd.psf.bounds.missing:
+                psfs[i, j] = coadd.psf[index].array
+    return psfs
+
+
+@dataclass
+class Template:
+    """A coadd of visits on a patch."""
+
+    planes: Planes
+    psfs: NDArray[np.float64]
+    depth: NDArray[np.int32]
+    visits: list[int]
+    weights: list[float]
+
+
+def combine(inputs: Sequence[CoaddInput], patch: Patch, method: Method) -> Template:
+    """Combine the warps of several visits.
+
+    Parameters
+    ----------
+    inputs : sequence of `CoaddInput`
+        At least one.
+    patch : `Patch`
+        The patch.
+    method : `str`
+        ``mean``, ``median``, ``meanclip`` or ``min``; see `tololo.reduction.kernels.stack.stack`.
+
+    Returns
+    -------
+    template : `Template`
+        Weights are the inverse of each warp's median variance; the PSF of a cell is the weighted mean of its
+        inputs' (for ``median`` and ``min`` that is an approximation).
+    """
+    x0 = min(item.planes.x0 for item in inputs)
+    y0 = min(item.planes.y0 for item in inputs)
+    x1 = max(item.planes.x0 + item.planes.image.shape[1] for item in inputs)
+    y1 = max(item.planes.y0 + item.planes.image.shape[0] for item in inputs)
+    shape = (len(inputs), y1 - y0, x1 - x0)
+    images = np.full(shape, np.nan, np.float32)
+    variances = np.full(shape, np.nan, np.float32)
+    masks = np.full(shape, BIT["NO_DATA"], np.int32)
+    for n, item in enumerate(inputs):
+        ny, nx = item.planes.image.shape
+        view = np.s_[
+            n, item.planes.y0 - y0 : item.planes.y0 - y0 + ny, item.planes.x0 - x0 : item.planes.x0 - x0 + nx
+        ]
+        bad = item.planes.bad
+        images[view] = np.where(bad, np.nan, item.planes.image)
+        variances[view] = np.where(bad, np.nan, item.planes.variance)
+        masks[view] = item.planes.bits
+    weights = np.array([item.weight for item in inputs])
+    result = stack(images, variances, masks, weights, method, clipped_bit=BIT["CLIPPED"])
+    planes = Planes(result.image, result.variance, result.mask.astype(np.int32), x0, y0)
+    empty = ~np.isfinite(result.image)
+    planes.bits[empty] |= BIT["NO_DATA"]
+    psfs = _mean_psfs(inputs, weights, planes, patch_cells(patch))
+    return Template(planes, psfs, result.n_used, [item.visit for item in inputs], [float(w) for w in weights])
+
+
+def _mean_psfs(
+    inputs: Sequence[CoaddInput], weights: NDArray[np.float64], planes: Planes, grid: CellGrid
+) -> NDArray[np.float64]:
+    ny, nx = planes.image.shape
+    sy, sx = grid.cell_shape.y, grid.cell_shape.x
+    total = np.zeros((ny // sy, nx // sx, PSF_SIZE, PSF_SIZE))
+    norm = np.zeros(total.shape[:2])
+    for item, weight in zip(inputs, weights, strict=True):
+        i, j = (item.planes.y0 - planes.y0) // sy, (item.planes.x0 - planes.x0) // sx
+        view = np.s_[i : i + item.psfs.shape[0], j : j + item.psfs.shape[1]]
+        known = np.isfinite(item.psfs).all(axis=(2, 3))
+        total[view][known] += weight * item.psfs[known]
+        norm[view][known] += weight
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(norm[..., None, None] > 0, total / norm[..., None, None], np.nan))

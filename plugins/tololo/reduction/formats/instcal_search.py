@@ -1,0 +1,345 @@
+"""Find the InstCal exposures in a folder, by header; `tololo.reduction.formats.instcal_members` tells how."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tololo.facility.errors import BadInputError
+from tololo.facility.nights import night_of_mjd_utc
+from tololo.reduction.formats.dqmask import plver_key
+from tololo.reduction.formats.instcal import InstcalDetector, InstcalExposure, cards_of, shape_error
+from tololo.reduction.formats.instcal_cards import ARCHIVE, gain_of, wcs_cards
+from tololo.reduction.formats.instcal_members import Member, Plane, inspect, stem
+from tololo.reduction.instrument.filters import band_of, physical_filter_of
+
+MAX_LINES = 20
+"""How many problems a message lists."""
+
+_WANTED = (
+    "name a folder with `*_ooi_*`, `*_oow_*` and `*_ood_*` files of the NOIRLab archive (PROCTYPE InstCal)"
+)
+
+
+@dataclass(frozen=True)
+class IgnoredFile:
+    """A file that is no part of an InstCal exposure, and why."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """An older reduction (or a copy) of an exposure and detector that is there in a newer one."""
+
+    expnum: int
+    ccdnum: int
+    files: tuple[Path, ...]
+    plver: str
+    kept: tuple[Path, ...]
+    kept_plver: str
+
+    def __str__(self) -> str:
+        files, kept = (", ".join(map(str, paths)) for paths in (self.files, self.kept))
+        what = f"exposure {self.expnum}, detector {self.ccdnum}"
+        return f"{what}: {files} ({self.plver}) give way to {kept} ({self.kept_plver})"
+
+
+@dataclass(frozen=True)
+class InstcalSearch:
+    """What was found.
+
+    Attributes
+    ----------
+    triples : `tuple` [`InstcalExposure`, ...]
+        Exposures, in time order.
+    ignored : `tuple` [`IgnoredFile`, ...]
+        Files that are something else.
+    superseded : `tuple` [`Superseded`, ...]
+        Older reductions and copies.
+    """
+
+    triples: tuple[InstcalExposure, ...]
+    ignored: tuple[IgnoredFile, ...]
+    superseded: tuple[Superseded, ...]
+
+
+@dataclass
+class _Findings:
+    members: list[Member] = field(default_factory=list)
+    ignored: list[IgnoredFile] = field(default_factory=list)
+    superseded: list[Superseded] = field(default_factory=list)
+    damaged: set[int | str] = field(default_factory=set)
+    problems: dict[str, BadInputError] = field(default_factory=dict)
+    """By message or name stem: a file with sixty detectors is cut short only once."""
+
+    def add(self, error: BadInputError, key: str = "") -> None:
+        self.problems.setdefault(key or str(error), error)
+
+
+def find_instcal(folder: Path | str) -> InstcalSearch:
+    """Find the InstCal exposures in a folder, at any depth.
+
+    Parameters
+    ----------
+    folder : `pathlib.Path` or `str`
+
+    Returns
+    -------
+    search : `InstcalSearch`
+
+    Raises
+    ------
+    BadInputError
+        If the folder is absent, empty or without a triple, or anything is wrong with one: one error that
+        lists all problems (a plane missing, a file cut short, planes of different size, not DECam, unknown
+        filter, cards missing), so that nothing is taken in part.
+    """
+    folder = Path(folder)
+    found = _Findings()
+    for path in _files(folder, found):
+        report = inspect(path)
+        found.members += report.members
+        if report.ignored:
+            found.ignored.append(IgnoredFile(path, report.ignored))
+        if report.problem:
+            found.add(report.problem, stem(path))
+        if report.damaged is not None:
+            found.damaged.add(report.damaged)
+    exposures = _exposures(found)
+    if found.problems:
+        raise _one_error(folder, list(found.problems.values()))
+    if not exposures:
+        raise _nothing_found(folder, found.ignored)
+    return InstcalSearch(tuple(exposures), tuple(found.ignored), tuple(found.superseded))
+
+
+def _files(folder: Path, found: _Findings) -> Iterator[Path]:
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise BadInputError(f"The data folder {state}", str(folder), _WANTED)
+    seen = {folder.resolve()}
+    empty = True
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if Path(root, name).resolve() not in seen)
+        seen.update(Path(root, name).resolve() for name in folders)
+        for path in (Path(root, name) for name in sorted(names)):
+            empty = False
+            real = path.resolve()
+            if not path.exists():
+                found.ignored.append(IgnoredFile(path, f"broken symbolic link to {os.readlink(path)}"))
+            elif not path.is_file():
+                found.ignored.append(IgnoredFile(path, "not a regular file"))
+            elif real in seen:
+                found.ignored.append(IgnoredFile(path, f"the same file as {real}"))
+            else:
+                seen.add(real)
+                yield path
+    if empty:
+        raise BadInputError("The data folder is empty", str(folder), _WANTED)
+
+
+def _exposures(found: _Findings) -> list[InstcalExposure]:
+    groups: defaultdict[tuple[int, int | str], list[Member]] = defaultdict(list)
+    for member in found.members:
+        groups[member.expnum, member.name if member.ccdnum is None else member.ccdnum].append(member)
+    detectors: defaultdict[int, list[tuple[InstcalDetector, Member]]] = defaultdict(list)
+    for (expnum, _), members in groups.items():
+        chosen = _newest(members, found)
+        try:
+            if detector := _detector(chosen, found.damaged):
+                detectors[expnum].append((detector, chosen[Plane.IMAGE]))
+        except BadInputError as error:
+            found.add(error)
+    exposures = []
+    for expnum, pairs in detectors.items():
+        try:
+            exposures.append(_exposure(expnum, sorted(pairs, key=lambda pair: pair[0].ccdnum)))
+        except BadInputError as error:
+            found.add(error)
+    return sorted(exposures, key=lambda exposure: (exposure.mjd_utc, exposure.expnum))
+
+
+def _newest(members: list[Member], found: _Findings) -> dict[Plane, Member]:
+    """Choose the newest reduction, and of copies the ones beside the image; name what is left out."""
+    newest = max(member.reduction for member in members)
+    current = [member for member in members if member.reduction == newest]
+    images = [member.place.path for member in current if member.plane is Plane.IMAGE]
+    home = min(images).parent if images else None
+    chosen: dict[Plane, Member] = {}
+    for plane in Plane:
+        if copies := [member for member in current if member.plane is plane]:
+            chosen[plane] = min(
+                copies, key=lambda member: (member.place.path.parent != home, member.place.path)
+            )
+    kept = list(chosen.values())
+    losers: defaultdict[str, list[Path]] = defaultdict(list)
+    for member in members:
+        if all(member is not one for one in kept):
+            losers[member.plver].append(member.place.path)
+    for plver, paths in losers.items():
+        found.superseded.append(
+            Superseded(
+                expnum=kept[0].expnum,
+                ccdnum=kept[0].ccdnum or 0,
+                files=tuple(dict.fromkeys(paths)),
+                plver=plver,
+                kept=tuple(dict.fromkeys(member.place.path for member in kept)),
+                kept_plver=kept[0].plver,
+            )
+        )
+    return chosen
+
+
+def _detector(chosen: dict[Plane, Member], damaged: set[int | str]) -> InstcalDetector | None:
+    """Return the detector, or `None` where a plane is missing because its file could not be told apart."""
+    first = next(iter(chosen.values()))
+    for member in chosen.values():
+        if member.problem:
+            raise member.problem
+    if (instrument := first.text("INSTRUME")).lower() != "decam":
+        raise BadInputError(
+            f"The InstCal files of exposure {first.expnum} are not from DECam: INSTRUME is "
+            f"{repr(instrument) if instrument else 'missing'}",
+            f"{first.place.path}, HDU 0, card INSTRUME",
+            "take them out of the folder: only DECam is processed here",
+        )
+    missing = [plane for plane in Plane if plane not in chosen]
+    if missing:
+        if first.expnum in damaged or stem(first.place.path) in damaged:
+            return None
+        raise _missing(first, missing)
+    image = chosen[Plane.IMAGE]
+    for member in chosen.values():
+        if member.shape != image.shape:
+            raise shape_error(member.place.path, member.shape, image.place.path, image.shape)
+    if image.ccdnum is None or not 1 <= image.ccdnum <= 62:
+        raise BadInputError(
+            f"The detector number is {'missing' if image.ccdnum is None else image.ccdnum}",
+            f"{image.place}, card CCDNUM",
+            f"{ARCHIVE}; DECam's detectors are 1 to 62",
+        )
+    cards = cards_of(image.header)
+    gain_of(cards, str(image.place))
+    return InstcalDetector(
+        ccdnum=image.ccdnum,
+        name=image.name,
+        plver=image.plver,
+        shape=image.shape,
+        wcs_header=wcs_cards(cards, str(image.place)),
+        image=image.place,
+        weight=chosen[Plane.WEIGHT].place,
+        mask=chosen[Plane.MASK].place,
+    )
+
+
+def _missing(first: Member, planes: list[Plane]) -> BadInputError:
+    files = " and ".join(f"`*_{plane.code}_*`" for plane in planes)
+    return BadInputError(
+        f"Exposure {first.expnum}, detector {first.name}: the {' and the '.join(planes)} "
+        f"{'is' if len(planes) == 1 else 'are'} missing",
+        f"beside {first.place.path}",
+        f"fetch the {files} of the same reduction ({first.plver or 'no PLVER'})",
+    )
+
+
+def _exposure(expnum: int, pairs: list[tuple[InstcalDetector, Member]]) -> InstcalExposure:
+    image = pairs[0][1]
+    where = f"{image.place.path}, HDU 0, card FILTER"
+    filter_header = image.text("FILTER")
+    if not filter_header:
+        raise BadInputError("The filter is missing", where, ARCHIVE)
+    try:
+        band, physical = band_of(filter_header), physical_filter_of(filter_header)
+    except BadInputError as error:
+        raise BadInputError(error.what, where, error.remedy) from error
+    for _, other in pairs:
+        if other.text("FILTER") != filter_header:
+            raise BadInputError(
+                f"Files of exposure {expnum} name different filters",
+                f"{where}, and {other.place.path}",
+                ARCHIVE,
+            )
+    mjd, exptime = _positive(image, "MJD-OBS"), _positive(image, "EXPTIME")
+    ra, dec = _pointing(image)
+    return InstcalExposure(
+        expnum=expnum,
+        filter_header=filter_header,
+        physical_filter=physical,
+        band=band,
+        mjd_utc=mjd,
+        exptime=exptime,
+        day_obs=night_of_mjd_utc(mjd),
+        object=image.text("OBJECT"),
+        ra=ra,
+        dec=dec,
+        airmass=_number(image, "AIRMASS"),
+        plver=max((detector.plver for detector, _ in pairs), key=plver_key),
+        detectors=tuple(detector for detector, _ in pairs),
+    )
+
+
+def _positive(member: Member, keyword: str) -> float:
+    value = _number(member, keyword)
+    if not (0 < value < math.inf):
+        text = member.text(keyword)
+        raise BadInputError(
+            f"{keyword} is {repr(text) if text else 'missing'}; it has to be a positive number",
+            f"{member.place.path}, HDU 0, card {keyword}",
+            ARCHIVE,
+        )
+    return value
+
+
+def _number(member: Member, keyword: str) -> float:
+    try:
+        return float(member.card(keyword))
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _pointing(member: Member) -> tuple[float, float]:
+    """TELRA and TELDEC (sexagesimal), else the reference point of the WCS, which is there too; degrees."""
+    try:
+        return 15 * _sexagesimal(member.text("TELRA")), _sexagesimal(member.text("TELDEC"))
+    except ValueError:
+        return _number(member, "CRVAL1"), _number(member, "CRVAL2")
+
+
+def _sexagesimal(text: str) -> float:
+    whole, minutes, seconds = (float(part) for part in text.split(":"))
+    return math.copysign(abs(whole) + minutes / 60 + seconds / 3600, -1 if text.startswith("-") else 1)
+
+
+def _one_error(folder: Path, problems: list[BadInputError]) -> BadInputError:
+    if len(problems) == 1:
+        return problems[0]
+    lines = [f"  {number}. {problem}" for number, problem in enumerate(problems[: MAX_LINES - 1], 1)]
+    if len(problems) >= MAX_LINES:
+        lines.append(f"  and {len(problems) - MAX_LINES + 1} more")
+    return BadInputError(
+        f"{len(problems)} things are wrong with the InstCal files, none was taken:\n"
+        + "\n".join(lines)
+        + "\n",
+        str(folder),
+        "mend or remove what is listed",
+    )
+
+
+def _nothing_found(folder: Path, ignored: list[IgnoredFile]) -> BadInputError:
+    listed = "; ".join(f"{item.path.name}: {item.reason}" for item in ignored[:5])
+    more = f"; and {len(ignored) - 5} more" if len(ignored) > 5 else ""
+    return BadInputError(
+        "The folder has no InstCal image, weight and mask; "
+        f"its {len(ignored)} files are something else ({listed}{more})",
+        str(folder),
+        _WANTED,
+    )

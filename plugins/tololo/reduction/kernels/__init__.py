@@ -1,0 +1,1 @@
+"""Numerical kernels on plain arrays (numba, serial, nogil)."""

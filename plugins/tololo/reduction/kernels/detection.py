@@ -1,0 +1,338 @@
+"""Detection of point sources: the PSF matched filter, its peaks, and a deblending by subtraction."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tololo.facility.errors import BadInputError
+from tololo.reduction.kernels.compiled import compiled, compiled_fast
+from tololo.reduction.kernels.planes import Float32Image, check_planes
+from tololo.reduction.kernels.psf import PixelPsf, stamp_into
+
+MIN_GOOD_FRACTION = 0.4
+"""A pixel gets no score where less than this part of the PSF's squared weight lies on good pixels."""
+RANK_TOLERANCE = 3e-3
+FILTER_LIGHT = 0.995
+PSF_MODEL_ERROR = 0.05
+"""Error of the PSF model relative to its value, counted as noise where a star has been subtracted."""
+
+
+def separate(kernel: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Write a kernel as a sum of a few products of a column and a row (its leading singular vectors).
+
+    Parameters
+    ----------
+    kernel : `numpy.ndarray`, (size, size)
+
+    Returns
+    -------
+    columns, rows : `numpy.ndarray`, (rank, size), float32
+        ``kernel[j, i]`` is the sum over the rank of ``columns[:, j] * rows[:, i]`` to 3e-3 of its peak.
+    """
+    u, s, v = np.linalg.svd(np.asarray(kernel, dtype=np.float64))
+    rank = max(1, int(np.count_nonzero(s > RANK_TOLERANCE * s[0])))
+    root = np.sqrt(s[:rank])[:, None]
+    return (u[:, :rank].T * root).astype(np.float32), (v[:rank] * root).astype(np.float32)
+
+
+@compiled_fast
+def correlate_separable(
+    image: Float32Image, columns: NDArray[np.float32], rows: NDArray[np.float32], out: Float32Image
+) -> None:
+    """Add the correlation of an image with a separable kernel to ``out``; zero is beyond the edge."""
+    height, width = image.shape
+    rank, size = columns.shape
+    half = size // 2
+    line = np.zeros(width + 2 * half, dtype=np.float32)
+    for j in range(height):
+        target = out[j]
+        for r in range(rank):
+            line[:] = 0
+            middle = line[half : half + width]
+            for k in range(max(0, half - j), min(size, height + half - j)):
+                w = columns[r, k]
+                source = image[j + k - half]
+                for i in range(width):
+                    middle[i] += w * source[i]
+            for k in range(size):
+                w = rows[r, k]
+                source = line[k : k + width]
+                for i in range(width):
+                    target[i] += w * source[i]
+
+
+def trim(kernel: NDArray[np.float64], light: float = FILTER_LIGHT) -> NDArray[np.float64]:
+    """Cut a centred kernel to the smallest odd square with this part of the sum of its squares."""
+    half = kernel.shape[0] // 2
+    square = np.asarray(kernel, dtype=np.float64) ** 2
+    for h in range(1, half):
+        if square[half - h : half + h + 1, half - h : half + h + 1].sum() >= light * square.sum():
+            return kernel[half - h : half + h + 1, half - h : half + h + 1]
+    return kernel
+
+
+def matched_filter(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    psf_kernel: NDArray[np.floating],
+) -> tuple[Float32Image, Float32Image, Float32Image]:
+    """Fit a point source at every pixel.
+
+    With P the PSF and w = 1 / variance on good pixels, zero on bad ones: flux = Σ P w d / Σ P² w, its
+    variance is 1 / Σ P² w, and the score is their signal to noise. Bad pixels and the image's edge thus drop
+    out without bias.
+
+    Parameters
+    ----------
+    image, variance : `numpy.ndarray`, (height, width)
+        Background-subtracted image (any unit) and its noise variance (unit²).
+    bad : `numpy.ndarray`, (height, width), bool
+        Pixels to leave out; those without a finite positive variance are left out as well.
+    psf_kernel : `numpy.ndarray`, (size, size)
+        Centred PSF of unit sum, of odd size; its faint wings are cut.
+
+    Returns
+    -------
+    score, flux, flux_variance : `numpy.ndarray`, (height, width), float32
+        Where less than 0.4 of the PSF's weight lies on good pixels: 0, 0, and infinity.
+
+    Raises
+    ------
+    BadInputError
+        The planes' shapes differ or the kernel's size is even.
+    """
+    if psf_kernel.ndim != 2 or psf_kernel.shape[0] != psf_kernel.shape[1] or psf_kernel.shape[0] % 2 == 0:
+        raise BadInputError(f"The PSF kernel has the shape {psf_kernel.shape}, not a square of odd size")
+    data, noise, masked = check_planes(image, variance, bad)
+    kernel = trim(np.asarray(psf_kernel, dtype=np.float64))
+    score, flux = np.zeros_like(data), np.zeros_like(data)
+    weight, weighted = np.empty_like(data), np.empty_like(data)
+    scale = weigh(data, noise, masked, weight, weighted)
+    correlate_separable(weighted, *separate(kernel), flux)
+    correlate_separable(weight, *separate(kernel**2), score)
+    flux_variance = weight
+    finish_filter(score, flux, flux_variance, noise, masked, scale, float((kernel**2).sum()))
+    return score, flux, flux_variance
+
+
+@compiled
+def weigh(
+    data: Float32Image,
+    noise: Float32Image,
+    masked: NDArray[np.bool_],
+    weight: Float32Image,
+    weighted: Float32Image,
+) -> float:
+    """Fill 1 / variance relative to its mean, and its product with the data; return that mean."""
+    total, number = 0.0, 0
+    for j in range(data.shape[0]):
+        for i in range(data.shape[1]):
+            if not masked[j, i]:
+                total += 1.0 / noise[j, i]
+                number += 1
+    mean = total / number if number else 1.0
+    for j in range(data.shape[0]):
+        for i in range(data.shape[1]):
+            if masked[j, i]:
+                weight[j, i] = 0.0
+                weighted[j, i] = 0.0
+            else:
+                weight[j, i] = 1.0 / (noise[j, i] * mean)
+                weighted[j, i] = weight[j, i] * data[j, i]
+    return mean
+
+
+@compiled
+def finish_filter(
+    score: Float32Image,
+    flux: Float32Image,
+    flux_variance: Float32Image,
+    noise: Float32Image,
+    masked: NDArray[np.bool_],
+    scale: float,
+    full: float,
+) -> None:
+    """Turn Σ P² w (in ``score``) and Σ P w d (in ``flux``) into score, flux and flux variance."""
+    for j in range(score.shape[0]):
+        for i in range(score.shape[1]):
+            norm, total = score[j, i], flux[j, i]
+            # On a bad pixel the noise is not known: there the mean weight, 1, stands for it.
+            own = 1.0 if masked[j, i] else 1.0 / (noise[j, i] * scale)
+            if norm < MIN_GOOD_FRACTION * full * own or norm <= 0.0:
+                score[j, i], flux[j, i], flux_variance[j, i] = 0.0, 0.0, np.inf
+            else:
+                score[j, i] = total / math.sqrt(norm) * math.sqrt(scale)
+                flux[j, i] = total / norm
+                flux_variance[j, i] = 1.0 / (norm * scale)
+
+
+@compiled
+def collect_peaks(
+    score: Float32Image, threshold: float, both_signs: bool, edge: int, found: NDArray[np.float64]
+) -> int:
+    """Write x, y, score of local maxima into ``found`` as far as they fit; return how many there are."""
+    height, width = score.shape
+    number = 0
+    for j in range(max(1, edge), min(height - 1, height - edge)):
+        for i in range(max(1, edge), min(width - 1, width - edge)):
+            value = score[j, i]
+            sign = 1.0
+            if both_signs and value < 0:
+                sign = -1.0
+            peak = sign * value
+            if not peak >= threshold:
+                continue
+            highest = True
+            for b in range(-1, 2):
+                for a in range(-1, 2):
+                    if a == 0 and b == 0:
+                        continue
+                    other = sign * score[j + b, i + a]
+                    # Of equal neighbours the first one in reading order is the peak.
+                    if other > peak or (other == peak and (b < 0 or (b == 0 and a < 0))):
+                        highest = False
+            if not highest:
+                continue
+            if number < found.shape[0]:
+                left, right = sign * score[j, i - 1], sign * score[j, i + 1]
+                down, up = sign * score[j - 1, i], sign * score[j + 1, i]
+                cx, cy = left + right - 2 * peak, down + up - 2 * peak
+                found[number, 0] = i + (min(0.5, max(-0.5, 0.5 * (left - right) / cx)) if cx < 0 else 0.0)
+                found[number, 1] = j + (min(0.5, max(-0.5, 0.5 * (down - up) / cy)) if cy < 0 else 0.0)
+                found[number, 2] = value
+            number += 1
+    return number
+
+
+def find_peaks(
+    score: NDArray[np.floating], threshold: float, both_signs: bool = False, edge: int = 1
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Find the local maxima of a score image (3 x 3 pixels, refined by parabolas).
+
+    Parameters
+    ----------
+    score : `numpy.ndarray`, (height, width)
+        As `matched_filter` makes it.
+    threshold : `float`
+        Lowest score of a peak.
+    both_signs : `bool`
+        Also find minima below -threshold.
+    edge : `int`
+        Width of the border, in pixels, without peaks; at least 1.
+
+    Returns
+    -------
+    x, y, score : `numpy.ndarray`, (n,), float64
+        Positions in pixels, and the signed score of the peak's pixel; in reading order.
+    """
+    plane = np.ascontiguousarray(score, dtype=np.float32)
+    found = np.empty((4096, 3))
+    number = collect_peaks(plane, float(threshold), both_signs, edge, found)
+    if number > found.shape[0]:
+        found = np.empty((number, 3))
+        collect_peaks(plane, float(threshold), both_signs, edge, found)
+    x, y, value = found[:number].T.copy()
+    return x, y, value
+
+
+def detect_sources(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    bad: NDArray[np.bool_],
+    psf: PixelPsf,
+    threshold: float = 5.0,
+    *,
+    both_signs: bool = False,
+    edge: int = 1,
+    deblend: bool = True,
+) -> NDArray[np.void]:
+    """Find point-like sources, close neighbours separately.
+
+    The peaks of the matched filter are subtracted as stars and the filter is applied once more: a neighbour
+    that the first peak's flank had swallowed then stands alone. In this second pass 5 % of each subtracted
+    star counts as noise of the model, so that its imperfections are not taken for neighbours.
+
+    Parameters
+    ----------
+    image, variance, bad
+        As for `matched_filter`, which uses the PSF at the middle of the image.
+    psf : `PixelPsf`
+        A first guess will do.
+    threshold : `float`
+        Lowest signal to noise.
+    both_signs : `bool`
+        Also find negative sources.
+    edge : `int`
+        Width of the border without detections, in pixels.
+    deblend : `bool`
+        Do the second pass.
+
+    Returns
+    -------
+    sources : structured `numpy.ndarray`, (n,)
+        x, y (pixels), score, flux (of the filter, in the image's unit, biased by close neighbours), ordered
+        from bright to faint.
+    """
+    data, noise, masked = check_planes(image, variance, bad)
+    kernel = psf.kernel(data.shape[1] / 2, data.shape[0] / 2)
+    score, flux, _ = matched_filter(data, noise, masked, kernel)
+    x, y, peak = find_peaks(score, threshold, both_signs, edge)
+    flux_at = flux[np.rint(y).astype(int), np.rint(x).astype(int)].astype(np.float64)
+    if deblend and x.size:
+        residual, inflated = data.copy(), noise.copy()
+        subtract_stars(residual, inflated, psf.coefficients, psf.frame, x, y, flux_at, PSF_MODEL_ERROR)
+        score, flux, _ = matched_filter(residual, inflated, masked, kernel)
+        x2, y2, peak2 = find_peaks(score, threshold, both_signs, edge)
+        flux2 = flux[np.rint(y2).astype(int), np.rint(x2).astype(int)].astype(np.float64)
+        fresh = apart_from(x2, y2, x, y, 0.5 * psf.fwhm(data.shape[1] / 2, data.shape[0] / 2))
+        x, y = np.concatenate([x, x2[fresh]]), np.concatenate([y, y2[fresh]])
+        peak, flux_at = np.concatenate([peak, peak2[fresh]]), np.concatenate([flux_at, flux2[fresh]])
+    sources = np.empty(x.size, dtype=[("x", "f8"), ("y", "f8"), ("score", "f8"), ("flux", "f8")])
+    order = np.argsort(-np.abs(flux_at), kind="stable")
+    for name, column in (("x", x), ("y", y), ("score", peak), ("flux", flux_at)):
+        sources[name] = column[order]
+    return sources
+
+
+def apart_from(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    x0: NDArray[np.float64],
+    y0: NDArray[np.float64],
+    radius: float,
+) -> NDArray[np.bool_]:
+    """Say which of the points (x, y) are farther than a radius from every point (x0, y0)."""
+    from scipy.spatial import cKDTree
+
+    if not x.size:
+        return np.zeros(0, dtype=bool)
+    distance, _ = cKDTree(np.column_stack([x0, y0])).query(np.column_stack([x, y]))
+    return np.asarray(distance > radius)
+
+
+@compiled
+def subtract_stars(
+    image: Float32Image,
+    variance: Float32Image,
+    coefficients: NDArray[np.float64],
+    frame: NDArray[np.float64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    model_error: float,
+) -> None:
+    """Subtract stars from an image; add the square of ``model_error`` times their light to its variance."""
+    height, width = image.shape
+    size = coefficients.shape[1]
+    kernel, work, stamp = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
+    for n in range(x.size):
+        x0, y0 = stamp_into(coefficients, frame, x[n], y[n], kernel, work, stamp)
+        for j in range(max(0, -y0), min(size, height - y0)):
+            for i in range(max(0, -x0), min(size, width - x0)):
+                light = flux[n] * stamp[j, i]
+                image[y0 + j, x0 + i] -= light
+                variance[y0 + j, x0 + i] += (model_error * light) ** 2

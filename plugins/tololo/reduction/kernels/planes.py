@@ -1,0 +1,37 @@
+"""The three planes of an image as the compiled functions want them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tololo.facility.errors import BadInputError
+
+type Float32Image = NDArray[np.float32]
+
+
+def check_planes(
+    image: NDArray[np.floating], variance: NDArray[np.floating], bad: NDArray[np.bool_]
+) -> tuple[Float32Image, Float32Image, NDArray[np.bool_]]:
+    """Return image, variance and mask as native, contiguous arrays of one shape.
+
+    Pixels whose value is not finite, or whose variance is not finite and positive, are bad as well; they get
+    the value 0 and the variance 1, so that nothing that multiplies them by zero makes a NaN.
+
+    Raises
+    ------
+    BadInputError
+        The shapes differ or are not two-dimensional.
+    """
+    if image.ndim != 2 or not image.shape == variance.shape == bad.shape:
+        raise BadInputError(
+            f"Image {image.shape}, variance {variance.shape} and mask {bad.shape} "
+            "do not have one two-dimensional shape"
+        )
+    data = np.ascontiguousarray(image, dtype=np.float32)
+    noise = np.ascontiguousarray(variance, dtype=np.float32)
+    unusable = ~(np.isfinite(data) & (noise > 0) & (noise < np.inf))
+    masked = np.ascontiguousarray(bad, dtype=np.bool_) | unusable
+    if unusable.any():
+        data, noise = np.where(unusable, np.float32(0), data), np.where(unusable, np.float32(1), noise)
+    return data, noise, masked

@@ -1,0 +1,345 @@
+"""The passes over the pixels that image subtraction makes, each touching a pixel once."""
+# mypy: disable-error-code="untyped-decorator"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import ndimage
+
+MODEL_ERROR = 0.01
+"""Part of a pixel's light that counts as noise in the fit, so that the brightest stars do not decide it alone."""
+
+HIDDEN = 2.0
+"""A bad pixel may hide this many sigma of the difference's noise, or as much as its bridged value if that is more."""
+
+TOLERATED = 0.5
+"""Hidden light, spread by the kernel, up to this many sigma does not make an output pixel bad."""
+
+SAMPLES = 2048
+"""Pixels per mesh cell that its background is estimated from."""
+
+
+@njit(nogil=True, cache=True)
+def bridge(plane: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Copy an image with its bad pixels interpolated linearly along the row between their good neighbours."""
+    ny, nx = plane.shape
+    out = plane.copy()
+    for y in range(ny):
+        x = 0
+        while x < nx:
+            if not bad[y, x]:
+                x += 1
+                continue
+            first = x
+            while x < nx and bad[y, x]:
+                x += 1
+            left = plane[y, first - 1] if first > 0 else (plane[y, x] if x < nx else np.float32(0.0))
+            right = plane[y, x] if x < nx else left
+            if first == 0 and x == nx and y > 0:
+                out[y] = out[y - 1]
+                continue
+            for i in range(first, x):
+                out[y, i] = left + (right - left) * np.float32((i - first + 1) / (x - first + 1))
+    return out
+
+
+@njit(nogil=True, cache=True)
+def fit_weights(
+    sharp: NDArray[np.float32],
+    sharp_variance: NDArray[np.float32],
+    sharp_bad: NDArray[np.bool_],
+    broad: NDArray[np.float32],
+    broad_variance: NDArray[np.float32],
+    broad_bad: NDArray[np.bool_],
+    blur: float,
+    reach: int,
+) -> NDArray[np.float32]:
+    """Return 1 / variance for the kernel fit; 0 on bad pixels and within ``reach`` of those to be convolved.
+
+    ``blur`` is a guess of the sum of the kernel's squares, by which convolution lowers the variance.
+    """
+    ny, nx = sharp.shape
+    weight = np.empty((ny, nx), np.float32)
+    for y in range(ny):
+        for x in range(nx):
+            model = MODEL_ERROR * max(broad[y, x], np.float32(0.0))
+            weight[y, x] = 1.0 / (broad_variance[y, x] + blur * sharp_variance[y, x] + model * model)
+            if broad_bad[y, x]:
+                weight[y, x] = 0.0
+    for y in range(ny):
+        for x in range(nx):
+            if sharp_bad[y, x]:
+                weight[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = 0.0
+    return weight
+
+
+@njit(nogil=True, cache=True)
+def star_quality(
+    stars: NDArray[np.float64],
+    image: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    radius: float,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the signal to noise of stars in an aperture, and whether no pixel there lacks weight."""
+    ny, nx = image.shape
+    snr, whole = np.zeros(stars.shape[0]), np.zeros(stars.shape[0], np.bool_)
+    reach = int(math.ceil(radius))
+    for s in range(stars.shape[0]):
+        x, y = int(round(stars[s, 0])), int(round(stars[s, 1]))
+        if not (reach <= x < nx - reach and reach <= y < ny - reach):
+            continue
+        light, noise = 0.0, 0.0
+        whole[s] = True
+        for j in range(-reach, reach + 1):
+            for i in range(-reach, reach + 1):
+                if i * i + j * j > radius * radius:
+                    continue
+                if weight[y + j, x + i] <= 0.0:
+                    whole[s] = False
+                else:
+                    light += image[y + j, x + i]
+                    noise += 1.0 / weight[y + j, x + i]
+        snr[s] = light / math.sqrt(noise) if noise > 0.0 else 0.0
+    return snr, whole
+
+
+@njit(nogil=True, cache=True)
+def combine(
+    smooth: NDArray[np.float32],
+    smooth_variance: NDArray[np.float32],
+    broad: NDArray[np.float32],
+    broad_variance: NDArray[np.float32],
+    science_smoothed: bool,
+    kernel_sum: float,
+    plane: tuple[float, float, float],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return difference, its variance, the matched template and its variance, in the science image's scale.
+
+    ``plane`` is the fitted background difference: value at pixel (0, 0) and slopes in x and y.
+    """
+    ny, nx = smooth.shape
+    difference, variance = np.empty((ny, nx), np.float32), np.empty((ny, nx), np.float32)
+    template, template_variance = np.empty((ny, nx), np.float32), np.empty((ny, nx), np.float32)
+    scale = np.float32(1.0 / kernel_sum)
+    slope = np.float32(plane[1])
+    for y in range(ny):
+        level = np.float32(plane[0] + plane[2] * y)
+        for x in range(nx):
+            sky = level + slope * np.float32(x)
+            if science_smoothed:
+                template[y, x] = (broad[y, x] - sky) * scale
+                template_variance[y, x] = broad_variance[y, x] * scale * scale
+                difference[y, x] = smooth[y, x] * scale - template[y, x]
+                variance[y, x] = smooth_variance[y, x] * scale * scale + template_variance[y, x]
+            else:
+                template[y, x] = smooth[y, x] + sky
+                template_variance[y, x] = smooth_variance[y, x]
+                difference[y, x] = broad[y, x] - template[y, x]
+                variance[y, x] = broad_variance[y, x] + smooth_variance[y, x]
+    return difference, variance, template, template_variance
+
+
+def spread_bad(
+    padded: NDArray[np.float32],
+    sharp_bad: NDArray[np.bool_],
+    kernels: NDArray[np.float64],
+    block: int,
+    scale: float,
+    variance: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+) -> None:
+    """Mark in ``bad`` the pixels that the kernel reaches from bad pixels or from beyond the edge with weight.
+
+    Parameters
+    ----------
+    padded : `numpy.ndarray`, (ny + 2r, nx + 2r + 7)
+        The convolved image with bad pixels bridged, padded: its values say how much light a bad pixel may hide.
+    sharp_bad : `numpy.ndarray` of `bool`, (ny, nx)
+        Its bad pixels.
+    kernels : `numpy.ndarray`, (by, bx, size, size)
+        Matching kernels by block.
+    block : `int`
+        Side of a block.
+    scale : `float`
+        Factor from the convolved image to the difference.
+    variance : `numpy.ndarray`, (ny, nx)
+        Of the difference.
+    bad : `numpy.ndarray` of `bool`, (ny, nx)
+        Changed in place.
+    """
+    radius = kernels.shape[-1] // 2
+    outline = np.pad(sharp_bad, radius, constant_values=True)
+    step = max(1, bad.size // 50_000)
+    usable = ~bad.ravel()[::step]
+    noise = float(np.sqrt(np.median(variance.ravel()[::step][usable]))) if usable.any() else 1.0
+    level = float(np.median(padded.ravel()[::step]))
+    if np.count_nonzero(sharp_bad) > 0.05 * sharp_bad.size:
+        # The inside of wide holes reaches nothing but the hole: leave it out.
+        outline &= ndimage.distance_transform_cdt(outline, "chessboard") <= radius + 1
+        bad |= sharp_bad & ~outline[radius:-radius, radius:-radius]
+    hidden = np.zeros(bad.shape, np.float32)
+    _spread(outline, padded, level, noise, abs(scale), np.abs(kernels).astype(np.float32), block, hidden)
+    _mark(hidden, variance, bad)
+
+
+@njit(nogil=True, cache=True)
+def _mark(hidden: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_]) -> None:
+    """Mark pixels with too much hidden light for their noise."""
+    limit = np.float32(TOLERATED * TOLERATED)
+    for y in range(bad.shape[0]):
+        for x in range(bad.shape[1]):
+            bad[y, x] |= hidden[y, x] * hidden[y, x] > limit * variance[y, x]
+
+
+@njit(nogil=True, cache=True)
+def fill(
+    plane: NDArray[np.float32], where: NDArray[np.bool_], value: float, radius: int, extra: int
+) -> NDArray[np.float32]:
+    """Copy an image with ``value`` in some pixels and as a border of ``radius`` (on the right ``extra`` more)."""
+    ny, nx = plane.shape
+    out = np.full((ny + 2 * radius, nx + 2 * radius + extra), np.float32(value))
+    for y in range(ny):
+        for x in range(nx):
+            out[y + radius, x + radius] = np.float32(value) if where[y, x] else plane[y, x]
+    return out
+
+
+@njit(nogil=True, cache=True)
+def blank(
+    difference: NDArray[np.float32], science: NDArray[np.float32], template: NDArray[np.float32]
+) -> None:
+    """Write NaN where the science image or the template has none but NaN to offer."""
+    for y in range(difference.shape[0]):
+        for x in range(difference.shape[1]):
+            if not (math.isfinite(science[y, x]) and math.isfinite(template[y, x])):
+                difference[y, x] = np.nan
+
+
+@njit(nogil=True, cache=True)
+def _spread(
+    outline: NDArray[np.bool_],
+    values: NDArray[np.float32],
+    level: float,
+    noise: float,
+    scale: float,
+    kernels: NDArray[np.float32],
+    block: int,
+    hidden: NDArray[np.float32],
+) -> None:
+    """Add up what the bad pixels may hide, spread by the absolute kernel."""
+    ny, nx = hidden.shape
+    size = kernels.shape[2]
+    radius = size // 2
+    for py in range(outline.shape[0]):
+        for px in range(outline.shape[1]):
+            if not outline[py, px]:
+                continue
+            y, x = py - radius, px - radius
+            by = min(max(y, 0), ny - 1) // block
+            bx = min(max(x, 0), nx - 1) // block
+            light = np.float32(max(scale * abs(values[py, px] - level), HIDDEN * noise))
+            first, last = max(0, x - radius), min(nx, x + radius + 1)
+            for j in range(max(0, y - radius), min(ny, y + radius + 1)):
+                line = kernels[by, bx, j - y + radius]
+                target = hidden[j]
+                for i in range(first, last):
+                    target[i] += light * line[i - x + radius]
+
+
+def remove_background(
+    difference: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_], mesh: int
+) -> float:
+    """Take a smooth background off a difference, in place, and return the robust scatter over the expected noise.
+
+    The mesh's clipped medians are smoothed by a median of 3 x 3 and interpolated linearly.
+    """
+    ny, nx = difference.shape
+    cells = max(1, round(ny / mesh)), max(1, round(nx / mesh))
+    levels = _cell_levels(difference, bad, cells)
+    known = np.isfinite(levels)
+    if not known.any():
+        return float("nan")
+    if not known.all():
+        nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+        levels = levels[tuple(nearest)]
+    if min(cells) >= 3:
+        levels = ndimage.median_filter(levels, 3, mode="nearest")
+    scatter = _subtract_levels(difference, variance, bad, levels)
+    return float(1.4826 * np.median(np.abs(scatter - np.median(scatter))))
+
+
+@njit(nogil=True, cache=True)
+def _cell_levels(
+    difference: NDArray[np.float32], bad: NDArray[np.bool_], cells: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Clipped median of each cell of a mesh; NaN where fewer than a tenth of its pixels are good."""
+    ny, nx = difference.shape
+    levels = np.full(cells, np.nan)
+    kept = np.empty(4 * SAMPLES + 64)
+    for cy in range(cells[0]):
+        for cx in range(cells[1]):
+            y0, y1 = cy * ny // cells[0], (cy + 1) * ny // cells[0]
+            x0, x1 = cx * nx // cells[1], (cx + 1) * nx // cells[1]
+            stride = max(1, (y1 - y0) * (x1 - x0) // SAMPLES)
+            n, seen = 0, 0
+            for k in range((cy * 7 + cx * 3) % stride, (y1 - y0) * (x1 - x0), stride):
+                y, x = y0 + k // (x1 - x0), x0 + k % (x1 - x0)
+                seen += 1
+                if not bad[y, x] and n < kept.size:
+                    kept[n] = difference[y, x]
+                    n += 1
+            if n < max(20, seen // 10):
+                continue
+            for _ in range(3):
+                middle = np.median(kept[:n])
+                spread = 1.4826 * np.median(np.abs(kept[:n] - middle))
+                m = 0
+                for k in range(n):
+                    if abs(kept[k] - middle) <= 3.0 * spread:
+                        kept[m] = kept[k]
+                        m += 1
+                if m == n or m < 10:
+                    break
+                n = m
+            levels[cy, cx] = np.median(kept[:n])
+    return levels
+
+
+@njit(nogil=True, cache=True)
+def _subtract_levels(
+    difference: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+    levels: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Subtract the interpolated mesh; return a sample of difference / sqrt(variance) on good pixels."""
+    ny, nx = difference.shape
+    my, mx = levels.shape
+    stride = max(1, ny * nx // 200_000)
+    scatter = np.empty(ny * nx // stride + 1, np.float32)
+    nodes, line = np.empty(mx), np.empty(nx, np.float32)
+    n, count = 0, 0
+    for y in range(ny):
+        fy = min(max((y + 0.5) * my / ny - 0.5, 0.0), my - 1.0)
+        j = min(int(fy), max(my - 2, 0))
+        for i in range(mx):
+            nodes[i] = levels[j, i] + (fy - j) * (levels[min(j + 1, my - 1), i] - levels[j, i])
+        for x in range(nx):
+            fx = min(max((x + 0.5) * mx / nx - 0.5, 0.0), mx - 1.0)
+            i = min(int(fx), max(mx - 2, 0))
+            line[x] = nodes[i] + (fx - i) * (nodes[min(i + 1, mx - 1)] - nodes[i])
+        for x in range(nx):
+            difference[y, x] -= line[x]
+        # The sample goes on from row to row, so that neighbouring rows give different columns.
+        x = count
+        while x < nx:
+            if not bad[y, x]:
+                scatter[n] = difference[y, x] / math.sqrt(variance[y, x])
+                n += 1
+            x += stride
+        count = x - nx
+    return scatter[:n]

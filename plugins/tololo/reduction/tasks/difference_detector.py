@@ -1,0 +1,146 @@
+"""Subtract the template from one detector and measure what changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lsst.pex.config as pex_config
+import lsst.pipe.base as pipe_base
+from astropy.table import Table
+from lsst.images import VisitImage
+from lsst.images.cells import CellCoadd
+from lsst.pipe.base import connectionTypes as ct
+
+from tololo.facility.errors import NothingToDoError
+from tololo.reduction.difference import difference
+from tololo.reduction.formats.images import VisitContext, detector_image, difference_image
+from tololo.reduction.formats.skymap import from_definition
+from tololo.reduction.formats.tract import Patch
+from tololo.reduction.template import bring_template
+
+
+class DifferenceDetectorConnections(
+    pipe_base.PipelineTaskConnections, dimensions=("instrument", "visit", "detector", "skymap")
+):
+    """A visit image and the templates that overlap it in, the difference and its sources out."""
+
+    science = ct.Input(
+        doc="Calibrated image.",
+        name="visit_image",
+        storageClass="VisitImage",
+        dimensions=("instrument", "visit", "detector"),
+    )
+    stars = ct.Input(
+        doc="Sources of the calibrated image.",
+        name="single_visit_star",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "visit", "detector"),
+    )
+    templates = ct.PrerequisiteInput(
+        doc="Templates that overlap the detector.",
+        name="template_coadd",
+        storageClass="CellCoadd",
+        dimensions=("skymap", "tract", "patch", "band"),
+        multiple=True,
+        deferLoad=True,
+        minimum=0,
+    )
+    sky_map = ct.PrerequisiteInput(
+        doc="Definition of the sky map.", name="skyMap", storageClass="StructuredDataDict", dimensions=("skymap",)
+    )
+    template_detector = ct.Output(
+        doc="The template on the pixels of the detector.",
+        name="template_detector",
+        storageClass="MaskedImageV2",
+        dimensions=("instrument", "visit", "detector"),
+    )
+    difference = ct.Output(
+        doc="Visit image less the matched template, nJy.",
+        name="difference_image",
+        storageClass="DifferenceImage",
+        dimensions=("instrument", "visit", "detector"),
+    )
+    sources = ct.Output(
+        doc="All detections on the difference, with flags and reliability.",
+        name="dia_source_unfiltered",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "visit", "detector"),
+    )
+
+
+class DifferenceDetectorConfig(
+    pipe_base.PipelineTaskConfig, pipelineConnections=DifferenceDetectorConnections
+):
+    """What counts as a detection, and what a template must be."""
+
+    threshold = pex_config.Field[float](doc="Detection limit on the score, sigma.", default=5.0)
+    minimum_coverage = pex_config.RangeField[float](
+        doc="Fraction of the detector that the template must cover.", default=0.05, min=0.0, max=1.0
+    )
+    allow_own_night = pex_config.Field[bool](
+        doc="Subtract a template that holds visits of the same night.", default=False
+    )
+
+
+class DifferenceDetectorTask(pipe_base.PipelineTask):
+    """Template, PSF matching, subtraction, detection, measurement; see `tololo.reduction.difference`.
+
+    A detector without template, or whose template holds its own night, has no work; the reason is in the log
+    and in the provenance.
+    """
+
+    ConfigClass = DifferenceDetectorConfig
+    _DefaultName = "differenceDetector"
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+        """Difference one detector."""
+        science = butlerQC.get(inputRefs.science)
+        sky_map = from_definition(butlerQC.get(inputRefs.sky_map))
+        handles = sorted(
+            butlerQC.get(inputRefs.templates), key=lambda handle: (handle.dataId["tract"], handle.dataId["patch"])
+        )
+        coadds = [
+            (handle.get(), sky_map[handle.dataId["tract"]].patch(handle.dataId["patch"])) for handle in handles
+        ]
+        data_id = outputRefs.difference.dataId
+        where = f"visit {data_id['visit']}, detector {data_id['detector']}"
+        results = self.subtract(science, butlerQC.get(inputRefs.stars), coadds, where)
+        butlerQC.put(results["template"], outputRefs.template_detector)
+        butlerQC.put(results["difference"], outputRefs.difference)
+        butlerQC.put(results["sources"], outputRefs.sources)
+
+    def subtract(
+        self, science: VisitImage, stars: Table, coadds: list[tuple[CellCoadd, Patch]], where: str
+    ) -> dict[str, Any]:
+        """Return template, difference and sources of one detector.
+
+        Raises
+        ------
+        lsst.pipe.base.NoWorkFound
+            There is no template, or none that may be used.
+        """
+        template = bring_template(science, coadds)
+        if template is None or template.coverage < self.config.minimum_coverage:
+            share = 0.0 if template is None else template.coverage
+            raise pipe_base.NoWorkFound(
+                f"{where}: the template covers {share:.0%} of the detector ({len(coadds)} patches overlap it)"
+            )
+        night = int(science.obs_info.observing_day)
+        if night in template.nights and not self.config.allow_own_night:
+            raise pipe_base.NoWorkFound(f"{where}: the template holds visits of this very night, {night}")
+        try:
+            result = difference(science, stars, template, self.config.threshold)
+        except NothingToDoError as error:
+            raise pipe_base.NoWorkFound(f"{where}: {error}") from error
+        self.log.info("%s: %s", where, result.description)
+        context = VisitContext.from_visit_image(science)
+        metadata = {
+            "TEMPLATE VISITS": ",".join(str(visit) for visit in template.visits),
+            "TEMPLATE COVERAGE": template.coverage,
+            **result.metadata,
+        }
+        return {
+            "template": detector_image(template.planes, context, {"FWHM": template.fwhm}),
+            "difference": difference_image(result.planes, result.psf, context, science.summary_stats, metadata),
+            "sources": result.sources,
+        }

@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL, Airflow and TOM, and the demo that drives them."""

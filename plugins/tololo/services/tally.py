@@ -1,0 +1,126 @@
+"""What is there after the demo: counted in the Butler, the APDB and the TOM, and compared with the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tololo.services.demo_plan import DemoPlan
+from tololo.services.facility import Facility
+from tololo.services.home import Home
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from lsst.daf.butler import Butler, DatasetRef
+
+MATCH_PIXELS = 0.5
+"""A transient is recovered where a source lies within this distance of its true position."""
+
+RELIABLE = 0.5
+"""Sources below this reliability do not enter the APDB."""
+
+
+def summary(home: Home, running: Facility, plan: DemoPlan) -> dict[str, Any]:
+    """Return the figures of ``var/demo/summary.json``, without the times and the runs."""
+    from lsst.daf.butler import Butler
+
+    from tololo.facility import collections
+    from tololo.hooks.apdb import ApdbHook
+    from tololo.hooks.tom import TomHook
+
+    name = collections.apdb(plan.subset, plan.template_type)
+    figures: dict[str, Any] = {
+        "version": 1,
+        "data": "simulated" if plan.truth else str(plan.folder),
+        "seconds": 0.0,
+        "web_url": running.airflow.url,
+        "web_user": running.airflow.user,
+        "repository": str(home.repository),
+        "registry_url": running.postgres.url("butler", driver="psycopg2"),
+        "apdb_config": str(ApdbHook.config_path(home.root / "apdb", name)),
+        "tom_url": running.tom.url,
+        "truth": str(plan.truth) if plan.truth else None,
+        "dag_runs": [],
+    }
+    with Butler.from_config(str(home.repository), writeable=False) as butler:
+        refs = {
+            kind: _all(butler, kind)
+            for kind in ("visit_image", "template_coadd", "difference_image", "dia_source_unfiltered")
+        }
+        tables = {_key(ref): butler.get(ref) for ref in refs["dia_source_unfiltered"]}
+    figures |= {
+        "visits": len({ref.dataId["visit"] for ref in refs["visit_image"]}),
+        "detectors": len(refs["visit_image"]),
+        "templates": len(refs["template_coadd"]),
+        "difference_images": len(refs["difference_image"]),
+        "dia_sources": sum(len(table) for table in tables.values()),
+    }
+    figures["apdb"] = ApdbHook.from_file(Path(figures["apdb_config"])).counts()
+    tom = TomHook.at(running.tom.url, token=running.tom.token)
+    figures["tom"] = {"targets": tom.count("targets"), "points": tom.count("reduceddatums")}
+    figures |= {"planted": None, "recovered": None, "false_positives": None}
+    if plan.truth:
+        figures |= compare_with_truth(plan.truth, tables)
+    return figures
+
+
+def compare_with_truth(truth: Path, tables: dict[tuple[int, int], Table]) -> dict[str, int]:
+    """Compare the sources of difference images with what was planted.
+
+    Parameters
+    ----------
+    truth : `pathlib.Path`
+        Folder of the simulation.
+    tables : `dict`
+        Sources by (visit, detector).
+
+    Returns
+    -------
+    figures : `dict`
+        ``planted``: transients planted; ``recovered``: those with a reliable source within `MATCH_PIXELS` of the
+        truth in at least one visit; ``false_positives``: reliable sources without a planted transient or
+        variable within 2 pixels, over all difference images.
+    """
+    import numpy as np
+
+    from tololo.simulation.truth import Truth
+
+    planted = Truth.read(truth).transients
+    kinds = np.asarray(planted["kind"]) == "transient"
+    recovered: set[int] = set()
+    false_positives = 0
+    for (visit, detector), table in tables.items():
+        reliable = table[np.asarray(table["reliability"]) >= RELIABLE]
+        here = planted[(planted["visit"] == visit) & (planted["detector"] == detector)]
+        if len(reliable) == 0:
+            continue
+        if len(here) == 0:
+            false_positives += len(reliable)
+            continue
+        distance = np.hypot(
+            np.asarray(reliable["x"])[:, None] - np.asarray(here["x"]),
+            np.asarray(reliable["y"])[:, None] - np.asarray(here["y"]),
+        )
+        found = (distance.min(axis=0) < MATCH_PIXELS) & (np.asarray(here["kind"]) == "transient")
+        recovered.update(int(number) for number in np.asarray(here["id"])[found])
+        false_positives += int(np.count_nonzero(distance.min(axis=1) > 2.0))
+    return {
+        "planted": len(set(np.asarray(planted["id"])[kinds].tolist())),
+        "recovered": len(recovered),
+        "false_positives": false_positives,
+    }
+
+
+def _all(butler: Butler, kind: str) -> list[DatasetRef]:
+    """Return one ref for each data ID of a dataset type, the newest where there are several."""
+    from lsst.daf.butler import MissingDatasetTypeError
+
+    try:
+        refs = butler.query_datasets(kind, collections="*", find_first=False, explain=False, limit=None)
+    except MissingDatasetTypeError:
+        return []
+    return list({ref.dataId: ref for ref in sorted(refs, key=lambda ref: ref.run)}.values())
+
+
+def _key(ref: DatasetRef) -> tuple[int, int]:
+    return int(ref.dataId["visit"]), int(ref.dataId["detector"])

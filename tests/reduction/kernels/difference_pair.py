@@ -1,0 +1,166 @@
+"""A simulated science image and its template, with the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BETA = 3.0
+SATURATION = 60_000.0
+STAMP = 65
+
+
+def moffat(fwhm, dx=0.0, dy=0.0, side=STAMP, ellipticity=0.0):
+    """Moffat profile of unit flux on a stamp of which the middle pixel is (0, 0)."""
+    half = side // 2
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
+    core = fwhm / 2 / np.sqrt(2 ** (1 / BETA) - 1)
+    r2 = ((x - dx) / (1 + ellipticity)) ** 2 + ((y - dy) * (1 + ellipticity)) ** 2
+    return (1 + r2 / core**2) ** -BETA * (BETA - 1) / (np.pi * core**2)
+
+
+def exponential(fwhm, dx, dy, scale, ellipticity=0.0):
+    """Exponential disk of unit flux and scale length ``scale`` seen through a Moffat PSF."""
+    psf = np.fft.fft2(np.fft.ifftshift(moffat(fwhm, ellipticity=ellipticity)))
+    k = 2 * np.pi * np.fft.fftfreq(STAMP)
+    kx, ky = np.meshgrid(k, k)
+    disk = (1 + (kx**2 + ky**2) * scale**2) ** -1.5 * np.exp(-1j * (kx * dx + ky * dy))
+    return np.fft.fftshift(np.fft.ifft2(psf * disk).real)
+
+
+@dataclass
+class Pair:
+    science: np.ndarray
+    science_variance: np.ndarray
+    science_bad: np.ndarray
+    template: np.ndarray
+    template_variance: np.ndarray
+    template_bad: np.ndarray
+    saturated: np.ndarray
+    stars: np.ndarray  # x, y, flux
+    galaxies: np.ndarray
+    transients: np.ndarray  # x, y, flux in the science image, host index or -1
+    science_fwhm: float
+    template_fwhm: float
+    flux_ratio: float
+
+    def planes(self):
+        return (
+            *(self.science, self.science_variance, self.science_bad),
+            *(self.template, self.template_variance, self.template_bad),
+        )
+
+
+def place(image, stamp, x, y):
+    half = stamp.shape[0] // 2
+    ny, nx = image.shape
+    x0, y0 = x - half, y - half
+    a, b = max(0, -x0), max(0, -y0)
+    c, d = min(stamp.shape[1], nx - x0), min(stamp.shape[0], ny - y0)
+    if a < c and b < d:
+        image[y0 + b : y0 + d, x0 + a : x0 + c] += stamp[b:d, a:c]
+
+
+def make_pair(
+    seed=1,
+    side=1024,
+    science_fwhm=4.6,
+    template_fwhm=3.7,
+    shift=(0.2, -0.1),
+    flux_ratio=0.9,
+    sky=1000.0,
+    template_depth=10,
+    density=350e-6,
+    n_transients=40,
+    snr=(6.0, 80.0),
+    variation=0.03,
+    faults=True,
+    gradient=20.0,
+):
+    """Simulate; fluxes and the science image are in electrons, gain 1."""
+    rng = np.random.default_rng(seed)
+    n_stars, n_galaxies = int(density * side**2), int(density * side**2 / 4)
+    flux = 600 * (1 - rng.random(n_stars)) ** (-1 / 0.75)
+    stars = np.column_stack([rng.uniform(0, side, (n_stars, 2)), np.minimum(flux, 6e6)])
+    galaxies = np.column_stack([rng.uniform(20, side - 20, (n_galaxies, 2)), 10 ** rng.uniform(3.5, 5, n_galaxies)])
+    scales = rng.uniform(1.0, 3.0, n_galaxies)
+    core = science_fwhm / 2.3548
+    one_sigma = np.sqrt(sky * (1 + 1 / template_depth) * 4 * np.pi * core**2 * 1.2)
+    hosts = np.where(np.arange(n_transients) % 2 == 0, -1, rng.integers(0, max(1, n_galaxies), n_transients))
+    hosts[hosts >= n_galaxies] = -1
+    transients = np.column_stack(
+        [
+            rng.uniform(30, side - 30, (n_transients, 2)),
+            one_sigma * np.exp(rng.uniform(np.log(snr[0]), np.log(snr[1]), n_transients)) * rng.choice([1, 1, 1, -1], n_transients),
+            hosts,
+        ]
+    )
+    for t in transients:
+        if t[3] >= 0:
+            t[:2] = galaxies[int(t[3]), :2] + rng.normal(0, 1.5, 2)
+
+    def expose(fwhm, offset, scale, with_transients):
+        image = np.zeros((side, side))
+        def seeing(x, y):
+            return fwhm * (1 + variation * ((x - y) / side))
+        for x, y, f in stars:
+            x, y = x + offset[0], y + offset[1]
+            ix, iy = round(x), round(y)
+            place(image, scale * f * moffat(seeing(x, y), x - ix, y - iy, side=STAMP if f < 2e5 else 161), ix, iy)
+        for (x, y, f), h in zip(galaxies, scales, strict=True):
+            x, y = x + offset[0], y + offset[1]
+            ix, iy = round(x), round(y)
+            place(image, scale * f * exponential(seeing(x, y), x - ix, y - iy, h), ix, iy)
+        if with_transients:
+            for x, y, f, _ in transients:
+                ix, iy = round(x), round(y)
+                place(image, f * moffat(seeing(x, y), x - ix, y - iy), ix, iy)
+        return image
+
+    # Negative "transients" are light that the template has and the science image lacks.
+    faded = transients[transients[:, 2] < 0]
+    science = expose(science_fwhm, (0, 0), 1.0, False)
+    template = expose(template_fwhm, shift, 1 / flux_ratio, False)
+    for x, y, f, _ in transients[transients[:, 2] > 0]:
+        ix, iy = round(x), round(y)
+        place(science, f * moffat(science_fwhm * (1 + variation * (x - y) / side), x - ix, y - iy), ix, iy)
+    for x, y, f, _ in faded:
+        x, y = x + shift[0], y + shift[1]
+        ix, iy = round(x), round(y)
+        place(template, -f / flux_ratio * moffat(template_fwhm * (1 + variation * (x - y) / side), x - ix, y - iy), ix, iy)
+    saturated = science + sky > SATURATION
+    template_saturated = template + sky > SATURATION
+    science_bad, template_bad = saturated.copy(), template_saturated.copy()
+    if faults:
+        for mask, image in ((saturated, science), (template_saturated, template)):
+            for column in np.flatnonzero(mask.sum(axis=0) > 4):  # bleed trails
+                rows = np.flatnonzero(mask[:, column])
+                a, b = max(0, rows.min() - 15), min(side, rows.max() + 15)
+                mask[a:b, column] = True
+                image[a:b, column] = SATURATION
+        science_bad, template_bad = saturated.copy(), template_saturated.copy()
+        science_bad[:, side // 3] = True
+        science[:, side // 3] += 3000
+        template_bad[side // 2, :] = True
+        template[side // 2, :] = 5000
+        hot = rng.random((side, side)) < 2e-4
+        science_bad |= hot
+        science[hot] += 2000
+        hot = rng.random((side, side)) < 2e-4
+        template_bad |= hot
+        template[hot] += 2000
+    science_variance = np.maximum(science, 0) + sky
+    template_variance = (np.maximum(template, 0) + sky) / template_depth
+    ramp = gradient * np.linspace(-1, 1, side)[None, :] * np.linspace(-1, 1, side)[:, None]
+    science = science + rng.normal(size=science.shape) * np.sqrt(science_variance) + ramp
+    template = template + rng.normal(size=science.shape) * np.sqrt(template_variance)
+    science[saturated] = SATURATION - sky
+    template[template_saturated] = SATURATION - sky
+    f4 = np.float32
+    return Pair(
+        *(science.astype(f4), science_variance.astype(f4), science_bad),
+        *(template.astype(f4), template_variance.astype(f4), template_bad),
+        saturated | template_saturated,
+        *(stars, galaxies, transients, science_fwhm, template_fwhm, flux_ratio),
+    )

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from tololo.services import airflow, facility, postgres, tom
+from tololo.services.home import CHECKOUT, Home
+from tololo.services.process import Daemon, process_state
+
+PYTHON = tom.environment_folder() / "bin" / "python"
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(
+        not PYTHON.exists(), reason=f"the TOM's environment is missing ({PYTHON}): bin/install"
+    ),
+]
+SERVERS = ("postgres", "tom", *(f"airflow-{part}" for part in airflow.PARTS))
+
+
+def pids(home):
+    return {name: Daemon(home, name).pid() for name in SERVERS}
+
+
+def token_status(info, password):
+    login = {"username": info.user, "password": password}
+    return requests.post(f"{info.url}/auth/token", json=login, timeout=30).status_code
+
+
+def run(home, *command):
+    environment = {**os.environ, "TOLOLO_HOME": str(home.root)}
+    return subprocess.run(
+        command, env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    # ports that the facility of the user who tests is unlikely to have
+    home = Home(tmp_path_factory.mktemp("facility") / "var", web_port=18080, tom_port=18101)
+    try:
+        yield facility.up(home)
+    finally:
+        facility.down(home)
+
+
+def test_airflow_is_healthy(running):
+    health = requests.get(f"{running.airflow.url}/api/v2/monitor/health", timeout=30).json()
+    parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+    assert {part: health[part]["status"] for part in parts} == dict.fromkeys(parts, "healthy")
+
+
+def test_the_login_works_and_a_wrong_password_is_refused(running):
+    url = f"{running.airflow.url}/api/v2/connections"
+    assert requests.get(url, timeout=30).status_code == 401
+    assert token_status(running.airflow, "nope") == 401
+    assert token_status(running.airflow, running.airflow.password) == 201
+    headers = {"Authorization": f"Bearer {running.airflow.token()}"}
+    assert requests.get(url, headers=headers, timeout=30).status_code == 200
+
+
+def test_everything_listens_on_the_loopback_interface_alone(running):
+    ours = set()
+    for name in SERVERS:
+        daemon = Daemon(running.home, name)
+        for pid in daemon._members():
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                try:
+                    target = os.readlink(entry.path)
+                except OSError:
+                    continue
+                if target.startswith("socket:["):
+                    ours.add(target[8:-1])
+    listening = set()
+    for table in ("tcp", "tcp6"):
+        for line in open(f"/proc/net/{table}").readlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in ours:
+                listening.add(fields[1].partition(":")[0])
+    assert listening == {"0100007F"}
+
+
+def test_secrets_are_in_private_files_alone(running):
+    home = running.home
+    secrets = [
+        home.secret(name) for name in ("postgres", "airflow_password", "airflow_jwt_secret", "tom_token")
+    ]
+    public = "".join(path.read_text() for path in home.logs.iterdir())
+    for name in SERVERS:
+        for pid in Daemon(home, name)._members():
+            public += open(f"/proc/{pid}/cmdline").read()
+    assert [secret for secret in secrets if secret in public] == []
+    for path in (home.environment_file, home.root / "airflow" / "passwords.json"):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_second_up_uses_the_first(running):
+    before = pids(running.home)
+    assert None not in before.values()
+    assert facility.up(running.home) == running
+    assert pids(running.home) == before
+    assert set(facility.status(running.home).values()) == {True}
+
+
+def test_the_command_line_works_on_the_same_airflow(running):
+    answer = run(running.home, "bin/airflow", "connections", "get", "apdb_default", "--output", "json")
+    assert answer.returncode == 0, answer.stderr
+    assert running.postgres.url("apdb", "psycopg2").split("?")[0].rsplit("/", 1)[0] in answer.stdout
+
+
+def test_after_a_crash_of_everything_up_starts_again(running):
+    home = running.home
+    before = pids(home)
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    assert not any(facility.status(home).values())
+    again = facility.up(home)
+    after = pids(home)
+    assert None not in after.values()
+    assert not set(after.values()) & set(before.values())
+    assert again.airflow.password == running.airflow.password
+    assert again.postgres == running.postgres
+    test_airflow_is_healthy(again)
+
+
+def test_stop_leaves_no_process(running):
+    home = running.home
+    members = [pid for name in SERVERS for pid in Daemon(home, name)._members()]
+    members += postgres._occupants(home.root / "postgres" / "data")
+    assert len(members) > len(SERVERS)
+    answer = run(home, sys.executable, "-m", "tololo.services", "stop")
+    assert answer.stdout.strip() == "Stopped: airflow, tom, postgres."
+    assert [pid for pid in members if process_state(pid)] == []
+    assert list(home.run.glob("*.json")) == []
+    assert run(home, sys.executable, "-m", "tololo.services", "stop").stdout.strip() == "Nothing was running."
+    assert run(home, sys.executable, "-m", "tololo.services", "status").returncode == 1
