@@ -14,6 +14,7 @@ reported as *no data*, with the reason.
 
 from airflow.sdk import DAG, Param
 
+from tololo.facility.configuration import facility
 from tololo.operators.apdb import PrepareApdbOperator
 from tololo.operators.bps import RunPipelineOperator
 from tololo.params import (
@@ -80,6 +81,10 @@ with DAG(
             f"visit.day_obs = {NIGHT}",
             "{{ ti.xcom_pull('prepare')['where'] }}",
         ],
-        pipeline_config={"parameters:apdb_config": "{{ ti.xcom_pull('prepare')['apdb_config'] }}"},
+        pipeline_config={
+            "parameters:apdb_config": "{{ ti.xcom_pull('prepare')['apdb_config'] }}",
+            "differenceDetector:threshold": str(facility().detection_threshold),
+            "associateApdb:radius": str(facility().association_radius),
+        },
     )
     prepare >> difference

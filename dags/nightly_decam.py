@@ -20,7 +20,15 @@ from airflow.sdk import DAG, Param
 
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.ingest import IngestInstcalOperator
-from tololo.params import DEFAULT_ARGS, MACROS, NIGHT, PIPELINES, common_params, night_timetable, threshold_param
+from tololo.params import (
+    DEFAULT_ARGS,
+    MACROS,
+    NIGHT,
+    PIPELINES,
+    common_params,
+    night_timetable,
+    threshold_param,
+)
 
 with DAG(
     "nightly_decam",

@@ -55,7 +55,7 @@ def visit_info(visit, detector, band="z"):
 
 
 def sources(visit, detector):
-    """What is detected; with an artefact of low reliability in each, and positions that scatter by 0.1 arcsec."""
+    """What is detected, with an artefact of low reliability; positions scatter by 0.1 arcsec."""
     rng = np.random.default_rng(visit * 100 + detector)
     rows = [
         (ra, dec, flux[visit], 0.95)
@@ -504,6 +504,42 @@ def test_a_database_that_is_away(tmp_path, monkeypatch):
     answered, reason = hook.test_connection()
     assert not answered
     assert "127.0.0.1:9" in reason
+
+
+def test_what_the_connection_says_becomes_the_place(tmp_path, monkeypatch):
+    folder = {"config_folder": str(tmp_path)}
+    urls = {
+        "postgresql+psycopg2://me@db.example.org:5433/alerts?sslmode=require": {
+            "host": "db.example.org",
+            "port": 5433,
+            "login": "me",
+            "password": "s3cret",
+            "schema": "alerts",
+            "extra": folder | {"sslmode": "require"},
+        },
+        "postgresql+psycopg2://me@db.example.org/apdb?passfile=%2Fhome%2Fme%2Fpgpass": {
+            "extra": folder
+            | {"db_url": "postgresql+psycopg://me@db.example.org/apdb?passfile=/home/me/pgpass"}
+        },
+        "postgresql+psycopg2:///apdb?host=%2Frun%2Fpostgresql": {"host": "/run/postgresql", "extra": folder},
+    }
+    for url, fields in urls.items():
+        connect(monkeypatch, **fields)
+        place = ApdbHook().place
+        assert place.url == url
+        assert place.folder == tmp_path
+        expected = {"url": "postgresql://db.example.org:5433/alerts", "username": "me", "password": "s3cret"}
+        assert place.credentials == (expected if "password" in fields else {})
+    for fields, words in [
+        ({"extra": {}}, "names no database"),
+        ({"extra": {"db_url": "mysql://me@db/apdb"}}, "not PostgreSQL"),
+        ({"extra": {"db_url": "nonsense"}}, "not a database URL"),
+    ]:
+        connect(monkeypatch, **fields)
+        with pytest.raises(BadInputError, match=words):
+            _ = ApdbHook().place
+    with pytest.raises(BadInputError, match="no such connection"):
+        _ = ApdbHook("apdb_elsewhere").place
 
 
 def test_an_apdb_file_that_went_away(tmp_path, monkeypatch):

@@ -44,9 +44,7 @@ def test_real_folder(butler: Butler) -> None:
     visits = {visit.id: visit for visit in butler.query_dimension_records("visit")}
     assert sorted(visit.day_obs for visit in visits.values()) == NIGHTS
     for exposure in exposures:
-        (ref,) = butler.query_datasets(
-            "instcal_mask", f"{exposure.day_obs}/instcal/raw", exposure=exposure.expnum
-        )
+        (ref,) = butler.query_datasets("instcal_mask", f"{exposure.day_obs}/instcal/raw")
         assert ref.dataId["physical_filter"] == exposure.physical_filter
         visit = visits[exposure.expnum]
         assert visit.timespan.begin.utc.mjd == pytest.approx(exposure.mjd_utc, abs=1e-9)
@@ -109,7 +107,7 @@ def test_other_transfers(butler: Butler, transfer: str) -> None:
 
 
 def two_detectors(tmp_path: Path) -> Path:
-    """An exposure of two detectors in one file each plane: the real one, and the same pixels as another CCD."""
+    """An exposure of two detectors in one file for each plane: the real one, and its pixels as another."""
     folder = tmp_path / "data"
     folder.mkdir()
     for path in (FIELD / "exposures").glob("c4d_180212_*"):

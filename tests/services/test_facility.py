@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import requests
@@ -77,7 +79,7 @@ def test_everything_listens_on_the_loopback_interface_alone(running):
                     ours.add(target[8:-1])
     listening = set()
     for table in ("tcp", "tcp6"):
-        for line in open(f"/proc/net/{table}").readlines()[1:]:
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in ours:
                 listening.add(fields[1].partition(":")[0])
@@ -92,7 +94,7 @@ def test_secrets_are_in_private_files_alone(running):
     public = "".join(path.read_text() for path in home.logs.iterdir())
     for name in SERVERS:
         for pid in Daemon(home, name)._members():
-            public += open(f"/proc/{pid}/cmdline").read()
+            public += Path(f"/proc/{pid}/cmdline").read_text()
     assert [secret for secret in secrets if secret in public] == []
     for path in (home.environment_file, home.root / "airflow" / "passwords.json"):
         assert path.stat().st_mode & 0o077 == 0
@@ -117,6 +119,8 @@ def test_after_a_crash_of_everything_up_starts_again(running):
     before = pids(home)
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
+    while any(process_state(pid) for pid in before.values()):
+        time.sleep(0.01)
     assert not any(facility.status(home).values())
     again = facility.up(home)
     after = pids(home)

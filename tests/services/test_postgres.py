@@ -4,8 +4,8 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -36,6 +36,12 @@ def server(shared):
 
 def daemon_of(home):
     return Daemon(home, "postgres")
+
+
+def kill_and_wait(pid):
+    os.kill(pid, signal.SIGKILL)
+    while process_state(pid):
+        time.sleep(0.01)
 
 
 def one(url, query):
@@ -81,7 +87,7 @@ def test_passwords_are_in_private_files_and_nowhere_else(shared, server):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert password not in server.url("butler")
     assert password not in daemon_of(shared).log.read_text()
-    command = open(f"/proc/{daemon_of(shared).pid()}/cmdline").read()
+    command = Path(f"/proc/{daemon_of(shared).pid()}/cmdline").read_text()
     assert "listen_addresses=127.0.0.1" in command
     assert password not in command
 
@@ -112,7 +118,7 @@ def test_data_outlives_a_crash(shared, server):
     with server.connect("apdb") as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS kept (x int)")
         connection.execute("TRUNCATE kept; INSERT INTO kept VALUES (7)")
-        os.kill(daemon_of(shared).pid(), signal.SIGKILL)
+        kill_and_wait(daemon_of(shared).pid())
     assert not postgres.running(shared)
     again = postgres.start(shared)
     assert again == server  # the Butler's configuration names the port
@@ -123,11 +129,7 @@ def test_a_pid_file_with_somebody_elses_number_blocks_nothing(shared, server):
     data = shared.root / "postgres" / "data"
     postgres.stop(shared)
     owner = data.stat().st_uid
-    stranger = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"],
-        user=owner if os.geteuid() == 0 else None,
-        cwd="/",
-    )
+    stranger = subprocess.Popen(["sleep", "600"], user=owner if os.geteuid() == 0 else None, cwd="/")
     try:
         lines = [stranger.pid, data, int(time.time()), server.port, "", "127.0.0.1", "", "ready"]
         (data / "postmaster.pid").write_text("\n".join(map(str, lines)) + "\n")
@@ -155,6 +157,7 @@ def test_an_interrupted_initdb_is_done_again(home):
         import socket
 
         with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             other.bind(("127.0.0.1", port))
             other.listen()
             with pytest.raises(UnavailableError, match=str(port)):

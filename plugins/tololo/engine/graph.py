@@ -42,7 +42,7 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
     BadInputError
         The pipeline or the data query is wrong.
     """
-    existing = butler.collections.query(request.parent) if butler.collections.x_exists(request.parent) else []
+    existing = [request.parent] if request.parent in butler.collections.query("*") else []
     try:
         pipeline = Pipeline.from_uri(request.pipeline)
         for key, value in request.config.items():
@@ -53,7 +53,7 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
             butler,
             where=request.where,
             input_collections=list(dict.fromkeys([*existing, *request.inputs])),
-            skip_existing_in=list(existing),
+            skip_existing_in=existing,
             output_run=run,
         )
         components = builder.finish(attach_datastore_records=True)

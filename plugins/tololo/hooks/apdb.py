@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 DATABASE = "apdb"
 DRIVER = "postgresql+psycopg2"
+"""dax_apdb stores through pandas, whose untyped NULLs psycopg 3 refuses."""
+
 CREDENTIALS = "LSST_DB_AUTH_CREDENTIALS"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 _OWN_EXTRAS = {"backend", "config_folder", "db_url"}
@@ -264,8 +266,9 @@ class ApdbHook(BaseHook):
             raise BadInputError(
                 "The APDB's database is not PostgreSQL", where, "choose backend sqlite or a server"
             )
-        plain = url.set(password=None).render_as_string(hide_password=False)
-        return ApdbPlace(plain, folder, _credentials(url, where))
+        # Rebuilt: `url.set` takes no password away, and dax_apdb can store with one driver only.
+        plain = URL.create(DRIVER, url.username, None, url.host, url.port, url.database, url.query)
+        return ApdbPlace(plain.render_as_string(hide_password=False), folder, _credentials(url, where))
 
 
 def checked_name(name: str) -> str:

@@ -226,7 +226,7 @@ def verify(plan: BootstrapPlan) -> list[Check]:
 
 
 def footprint_of(refcat: str) -> list[tuple[float, float, float]]:
-    """Return circles (ra, dec, radius in degrees) around the trixels in which a reference catalogue has stars.
+    """Return circles (ra, dec, radius in degrees) around the trixels where a reference catalogue has stars.
 
     Nights can be calibrated there and nowhere else, so the sky map is registered there.
     """
@@ -235,7 +235,8 @@ def footprint_of(refcat: str) -> list[tuple[float, float, float]]:
     from tololo.reduction.formats.refcat import LEVEL, read_refcat, shards
 
     pixelization = HtmPixelization(LEVEL)
-    circles = [pixelization.triangle(index).getBoundingCircle() for index in sorted(shards(read_refcat(refcat)))]
+    trixels = sorted(shards(read_refcat(refcat)))
+    circles = [pixelization.triangle(index).getBoundingCircle() for index in trixels]
     centers = [LonLat(circle.getCenter()) for circle in circles]
     return [
         (center.getLon().asDegrees(), center.getLat().asDegrees(), circle.getOpeningAngle().asDegrees())

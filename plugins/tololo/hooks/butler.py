@@ -98,7 +98,10 @@ class ButlerHook:
         from sqlalchemy.exc import OperationalError
 
         try:
-            return Butler.from_config(self.repository, collections=inputs, run=run, writeable=writeable)
+            butler = Butler.from_config(self.repository, collections=inputs, run=run, writeable=writeable)
+            if inputs:
+                butler.collections.query_info(inputs)  # from_config does not look
+            return butler
         except MissingCollectionError as error:
             raise BadInputError(str(error), self.repository, "run the step that makes it first") from error
         except OperationalError as error:
@@ -161,7 +164,9 @@ class ButlerHook:
 
         return self.ingest_exposures(find_instcal(Path(folder)).triples, transfer)
 
-    def ingest_exposures(self, exposures: Sequence[InstcalExposure], transfer: str = "direct") -> IngestReport:
+    def ingest_exposures(
+        self, exposures: Sequence[InstcalExposure], transfer: str = "direct"
+    ) -> IngestReport:
         """Ingest exposures that were found, and write the chains of their nights; see `ingest_instcal`."""
         from tololo.reduction.ingest import ingest_instcal
 

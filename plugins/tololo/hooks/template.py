@@ -41,14 +41,14 @@ class TemplateHook:
 
     Parameters
     ----------
-    conn_id : `str`
-        Connection of the repository.
+    butler_hook : `ButlerHook`
+        The repository.
     coadd_subset, template_type : `str`
         Name of the template.
     """
 
-    def __init__(self, conn_id: str, coadd_subset: str, template_type: str) -> None:
-        self.butler_hook = ButlerHook.from_connection(conn_id)
+    def __init__(self, butler_hook: ButlerHook, coadd_subset: str, template_type: str) -> None:
+        self.butler_hook = butler_hook
         self.coadd_subset = coadd_subset
         self.template_type = template_type
         self.chain = collections.coadd(coadd_subset, template_type)

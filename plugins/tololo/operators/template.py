@@ -23,10 +23,13 @@ class SelectTemplateInputsOperator(FacilityOperator):
 
     def work(self, context: Context) -> Any:
         """Select and tag."""
+        from tololo.hooks.butler import ButlerHook
         from tololo.hooks.template import TemplateHook
 
         params = context["params"]
-        hook = TemplateHook(params["repo"], params["coadd_subset"], params["template_type"])
+        hook = TemplateHook(
+            ButlerHook.from_connection(params["repo"]), params["coadd_subset"], params["template_type"]
+        )
         bands = ", ".join(f"'{band}'" for band in params["bands"])
         query = data_query(params, f"band IN ({bands})" if bands else "")
         selection = hook.select(params["nights"], query, dry_run=params["dry_run"])
@@ -56,13 +59,16 @@ class AcceptTemplateOperator(FacilityOperator):
 
     def work(self, context: Context) -> Any:
         """Rewrite the chain."""
+        from tololo.hooks.butler import ButlerHook
         from tololo.hooks.template import TemplateHook
 
         params = context["params"]
         if params["dry_run"]:
             return None
         selected = context["ti"].xcom_pull(task_ids="select")
-        hook = TemplateHook(params["repo"], params["coadd_subset"], params["template_type"])
+        hook = TemplateHook(
+            ButlerHook.from_connection(params["repo"]), params["coadd_subset"], params["template_type"]
+        )
         count = hook.accept(selected["version"])
         chain = collections.coadd(params["coadd_subset"], params["template_type"])
         self.log.info("%s holds %d templates of version %s", chain, count, selected["version"])

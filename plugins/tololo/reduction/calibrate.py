@@ -120,7 +120,7 @@ def calibrate(pixels: InstcalPixels, references: References, where: str) -> Cali
     level, _ = estimate_background(pixels.image, raw.bad)
     data = (pixels.image - level).astype(np.float32)
     bad = raw.bad
-    found = detect_sources(data, pixels.variance, bad, first_psf())
+    found = detect_sources(data, pixels.variance, bad, first_psf(_seeing(data, pixels.variance, bad)))
     point_like = _near_reference(found["x"], found["y"], references)
     psf, psf_stars = fit_psf(
         data, pixels.variance, bad, found["x"], found["y"], found["flux"], point_like=point_like
@@ -131,6 +131,15 @@ def calibrate(pixels: InstcalPixels, references: References, where: str) -> Cali
     wcs, shift, matches = _register(pixels.wcs, stars, references, where)
     zero = _zero_point(stars, references, matches, where)
     return _assemble(pixels, raw, data, psf, psf_stars, stars, references, wcs, shift, matches, zero)
+
+
+def _seeing(data: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_]) -> float:
+    """Return a first FWHM (pixels): too sharp a PSF would see neighbours in the wings of every star."""
+    found = detect_sources(data, variance, bad, first_psf(), threshold=20.0, deblend=False)[:200]
+    stars = psf_photometry(data, variance, bad, first_psf(), found["x"], found["y"])
+    widths = stars["fwhm"][np.isfinite(stars["fwhm"]) & (stars["good_fraction"] > 0.98)]
+    # Galaxies are wider than stars, so the lower quartile is nearer to them than the median.
+    return float(np.clip(np.percentile(widths, 25), 2.0, 12.0)) if widths.size else FIRST_FWHM
 
 
 def _near_reference(
@@ -227,7 +236,7 @@ def _assemble(
     ny, nx = data.shape
     scale = float(10 ** (0.4 * (ZERO_POINT - zero.value)))
     x, y = (nx - 1) / 2, (ny - 1) / 2
-    fwhm = psf.fwhm(x, y)
+    fwhm = psf.gaussian_fwhm(x, y)
     pixel_scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix)))) * 3600
     radius = APERTURE_FWHM * fwhm
     apertures = aperture_photometry(data, pixels.variance, raw.bad, stars["x"], stars["y"], [radius])
@@ -268,7 +277,7 @@ def _assemble(
     xx, yy, xy = psf.moments(x, y)
     limit = limiting_magnitude(pixels.variance, psf, zero.value)
     exposure = float(pixels.header["EXPTIME"])
-    sky = float(np.median((pixels.image - data)))
+    sky = float(np.median(pixels.image - data))
     noise = float(np.sqrt(np.median(pixels.variance[~raw.bad])))
     corner_x, corner_y = [0, nx - 1, nx - 1, 0], [0, 0, ny - 1, ny - 1]
     corners = wcs.all_pix2world(corner_x, corner_y, 0)
@@ -298,6 +307,7 @@ def _assemble(
     summary = {
         "fwhm": fwhm * pixel_scale,
         "fwhm_pixels": fwhm,
+        "fwhm_half_maximum": psf.fwhm(x, y) * pixel_scale,
         "ellipticity": psf.ellipticity(x, y),
         "n_psf_stars": len(used),
         "psf_order": psf.order,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lsst.images import XY, SkyProjection, VisitImage
+from lsst.images import VisitImage
 from lsst.images.cells import CellCoadd, CellGrid
 from numpy.typing import NDArray
 
@@ -21,6 +21,7 @@ from tololo.reduction.formats.images import (
     snap_to_cells,
 )
 from tololo.reduction.formats.masks import BIT
+from tololo.reduction.formats.projection import pixel_to_sky, sky_to_pixel
 from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.formats.tract import Patch
 from tololo.reduction.kernels.psf import PixelPsf
@@ -36,8 +37,7 @@ def overlap_box(image: VisitImage, patch: Patch) -> tuple[int, int, int, int] | 
     ny, nx = image.image.array.shape
     x = np.concatenate([np.linspace(-0.5, nx - 0.5, 9)] * 2 + [np.full(9, -0.5), np.full(9, nx - 0.5)])
     y = np.concatenate([np.full(9, -0.5), np.full(9, ny - 0.5)] + [np.linspace(-0.5, ny - 0.5, 9)] * 2)
-    sky = image.sky_projection.pixel_to_sky(XY(x=x, y=y))
-    tx, ty = patch.tract.sky_to_pixel(sky.ra.deg, sky.dec.deg)
+    tx, ty = patch.tract.sky_to_pixel(*pixel_to_sky(image.sky_projection, x, y))
     x0, y0, x1, y1 = patch.outer
     box = (
         max(x0, int(np.floor(tx.min()))),
@@ -60,15 +60,6 @@ def detector_to_tract(image: VisitImage, patch: Patch, x0: int, y0: int) -> Any:
         return sky_to_pixel(image.sky_projection, ra, dec)
 
     return transform
-
-
-def sky_to_pixel(
-    projection: SkyProjection[Any], ra: NDArray[np.float64], dec: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn ICRS degrees into pixels of a projection."""
-    transform = projection.sky_to_pixel_transform
-    point = transform.apply_forward(XY(x=np.radians(ra), y=np.radians(dec)))
-    return np.asarray(point.x), np.asarray(point.y)
 
 
 def warp_psf(

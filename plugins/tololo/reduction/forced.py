@@ -10,8 +10,8 @@ from astropy.table import Table
 from lsst.images import DifferenceImage, VisitImage
 from numpy.typing import ArrayLike, NDArray
 
-from tololo.reduction.coadd import sky_to_pixel
 from tololo.reduction.formats.images import Planes, planes_of
+from tololo.reduction.formats.projection import sky_to_pixel
 from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.kernels.photometry import forced_psf_photometry
 from tololo.reduction.kernels.psf import PixelPsf

@@ -144,8 +144,9 @@ def writer_lock(engine: sqlalchemy.Engine, namespace: str | None, timeout: float
         return
     digest = hashlib.blake2b(f"tololo apdb {namespace}".encode(), digest_size=8).digest()
     take = sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(int.from_bytes(digest, signed=True)))
-    with engine.connect() as plain:
-        connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()  # back in the pool, the session would keep the lock
         while not connection.execute(take).scalar_one():
             _wait(deadline, str(namespace))
         yield

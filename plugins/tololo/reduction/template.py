@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from lsst.images import XY, VisitImage
+from lsst.images import VisitImage
 from lsst.images.cells import CellCoadd
 from numpy.typing import NDArray
 
-from tololo.reduction.coadd import cell_psfs
+from tololo.reduction.coadd import cell_psfs, detector_to_tract
 from tololo.reduction.formats.images import Planes, cell_centers, empty_planes, planes_of
+from tololo.reduction.formats.projection import pixel_to_sky
 from tololo.reduction.formats.tract import Patch
 from tololo.reduction.kernels.psf import half_maximum_width
 from tololo.reduction.kernels.warp import STEP, area_ratio, grid_of, warp
@@ -51,8 +52,7 @@ def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]
         def transform(
             x: NDArray[np.float64], y: NDArray[np.float64], patch: Patch = patch, source: Planes = source
         ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            sky = science.sky_projection.pixel_to_sky(XY(x=x, y=y))
-            tx, ty = patch.tract.sky_to_pixel(sky.ra.deg, sky.dec.deg)
+            tx, ty = patch.tract.sky_to_pixel(*pixel_to_sky(science.sky_projection, x, y))
             return tx - source.x0, ty - source.y0
 
         grid_x, grid_y = grid_of(transform, (ny, nx))
@@ -87,8 +87,6 @@ def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]
 
 def _widths(science: VisitImage, coadd: CellCoadd, patch: Patch, source: Planes) -> list[float]:
     """Return the FWHM of the cells near the detector, in pixels of the tract."""
-    from tololo.reduction.coadd import detector_to_tract
-
     x, y = cell_centers(coadd.grid, source)
     px, py = detector_to_tract(science, patch, 0, 0)(x.ravel(), y.ravel())
     ny, nx = science.image.array.shape

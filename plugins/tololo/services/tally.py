@@ -90,7 +90,8 @@ def compare_with_truth(truth: Path, tables: dict[tuple[int, int], Table]) -> dic
     recovered: set[int] = set()
     false_positives = 0
     for (visit, detector), table in tables.items():
-        reliable = table[np.asarray(table["reliability"]) >= RELIABLE]
+        accepted = (np.asarray(table["rejection"]) == "") & (np.asarray(table["reliability"]) >= RELIABLE)
+        reliable = table[accepted]
         here = planted[(planted["visit"] == visit) & (planted["detector"] == detector)]
         if len(reliable) == 0:
             continue

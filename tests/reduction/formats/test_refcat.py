@@ -57,7 +57,9 @@ def test_gaia_columns_in_every_format(tmp_path: Path, name: str) -> None:
     read = read_refcat(tmp_path / name)
     np.testing.assert_array_equal(read["id"], given["source_id"])
     np.testing.assert_allclose(np.degrees(read["coord_ra"]), given["ra"], rtol=1e-14)
-    np.testing.assert_allclose(read["pm_dec"], np.radians(given["pmdec"] / 3.6e6), rtol=1e-12)
+    moving = np.arange(len(given)) != 4
+    motion = np.radians(given["pmdec"] / 3.6e6)
+    np.testing.assert_allclose(read["pm_dec"][moving], motion[moving], rtol=1e-12)
     np.testing.assert_allclose(
         31.4 - 2.5 * np.log10(read["phot_g_mean_flux"]), given["phot_g_mean_mag"], atol=1e-6
     )
@@ -125,7 +127,7 @@ def test_nonsense_is_refused_in_one_message(tmp_path: Path, butler: Butler) -> N
         with pytest.raises(BadInputError, match=match) as caught:
             ingest_refcat(butler, path)
         assert str(path) in str(caught.value)
-        assert not butler.query_datasets("gaia_dr2", "*", explain=False)
+        assert not list(butler.registry.queryDatasetTypes("gaia_dr2"))
 
     refused(tmp_path / "absent", "does not exist")
     (tmp_path / "empty").mkdir()
@@ -157,11 +159,12 @@ def test_real_lsst_shards_in_the_same_convention(butler: Butler) -> None:
     cosmos = read_refcat(COSMOS / "gaia_dr2")
     assert len(cosmos) == 41326
     # the file names are the trixels
-    names = {int(path.name.split("_")[4]) for path in (COSMOS / "gaia_dr2").glob("gaia_dr2_20200414_*.fits")}
+    names = {int(path.name.split("_")[3]) for path in (COSMOS / "gaia_dr2").glob("gaia_dr2_20200414_*.fits")}
     assert set(shards(cosmos)) == names
 
     # Gaia's own magnitudes and LSST's shards put stars on one and the same locus
     def locus(table: Table) -> float:
+        assert not any((table[f"phot_{band}_mean_flux"] <= 0).any() for band in ("g", "bp", "rp"))
         g, bp, rp = (31.4 - 2.5 * np.log10(table[f"phot_{band}_mean_flux"]) for band in ("g", "bp", "rp"))
         near = (g < 18) & (bp - rp > 0.8) & (bp - rp < 1.2)
         return float(np.median((g - rp - 0.5 * (bp - rp))[near]))

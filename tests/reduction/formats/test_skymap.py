@@ -56,9 +56,8 @@ def test_patches_tile_the_tract_and_overlap() -> None:
     assert (covered == 1).all()
     # it reaches at least its radius to all sides
     reach = np.tan(np.radians(0.3)) * 206264.806 / tract.pixel_scale
-    assert all(
-        centre >= reach - 1 and size - centre >= reach - 1 for centre, size in zip(tract.centre, tract.size, strict=True)
-    )
+    for centre, size in zip(tract.centre, tract.size, strict=True):
+        assert min(centre, size - centre) >= reach - 1
     with pytest.raises(IndexError):
         tract.patch(nx * ny)
 
@@ -114,8 +113,8 @@ def test_register_over_a_footprint(tmp_path: Path) -> None:
 def test_killed_registration_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tololo.reduction.formats.skymap as module
 
-    monkeypatch.setattr(module, "_BATCH", 2)
-    sky = RingsSkyMap(numRings=5, patchInnerDimensions=[60000, 60000])
+    monkeypatch.setattr(module, "_BATCH", 9)
+    sky = RingsSkyMap(numRings=3, patchInnerDimensions=[200000, 200000])
     Butler.makeRepo(str(tmp_path / "repo"))
     with Butler.from_config(str(tmp_path / "repo"), writeable=True) as butler:
         insert = butler.registry.insertDimensionData
@@ -131,8 +130,8 @@ def test_killed_registration_is_completed(tmp_path: Path, monkeypatch: pytest.Mo
             patched.setattr(type(butler.registry), "insertDimensionData", lambda self, *rows: killed(*rows))
             with pytest.raises(KeyboardInterrupt):
                 sky.register(butler, "few")
-        assert len(butler.query_dimension_records("tract", skymap="few")) == 2
-        assert sky.register(butler, "few") == len(sky) - 2
+        assert len(butler.query_dimension_records("tract", skymap="few")) == 9
+        assert sky.register(butler, "few") == len(sky) - 9
         patches = sum(tract.grid[0] * tract.grid[1] for tract in sky)
         assert len(butler.query_dimension_records("patch", skymap="few")) == patches
         assert SkyMap.load(butler, "few") == sky

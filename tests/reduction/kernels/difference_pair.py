@@ -83,7 +83,9 @@ def make_pair(
     n_stars, n_galaxies = int(density * side**2), int(density * side**2 / 4)
     flux = 600 * (1 - rng.random(n_stars)) ** (-1 / 0.75)
     stars = np.column_stack([rng.uniform(0, side, (n_stars, 2)), np.minimum(flux, 6e6)])
-    galaxies = np.column_stack([rng.uniform(20, side - 20, (n_galaxies, 2)), 10 ** rng.uniform(3.5, 5, n_galaxies)])
+    galaxies = np.column_stack(
+        [rng.uniform(20, side - 20, (n_galaxies, 2)), 10 ** rng.uniform(3.5, 5, n_galaxies)]
+    )
     scales = rng.uniform(1.0, 3.0, n_galaxies)
     core = science_fwhm / 2.3548
     one_sigma = np.sqrt(sky * (1 + 1 / template_depth) * 4 * np.pi * core**2 * 1.2)
@@ -92,22 +94,36 @@ def make_pair(
     transients = np.column_stack(
         [
             rng.uniform(30, side - 30, (n_transients, 2)),
-            one_sigma * np.exp(rng.uniform(np.log(snr[0]), np.log(snr[1]), n_transients)) * rng.choice([1, 1, 1, -1], n_transients),
+            one_sigma
+            * np.exp(rng.uniform(np.log(snr[0]), np.log(snr[1]), n_transients))
+            * rng.choice([1, 1, 1, -1], n_transients),
             hosts,
         ]
     )
     for t in transients:
         if t[3] >= 0:
             t[:2] = galaxies[int(t[3]), :2] + rng.normal(0, 1.5, 2)
+    # Blends of two transients are another matter.
+    apart = [
+        k for k, t in enumerate(transients) if k == 0 or np.hypot(*(transients[:k, :2] - t[:2]).T).min() > 25
+    ]
+    transients = transients[apart]
 
     def expose(fwhm, offset, scale, with_transients):
         image = np.zeros((side, side))
+
         def seeing(x, y):
             return fwhm * (1 + variation * ((x - y) / side))
+
         for x, y, f in stars:
             x, y = x + offset[0], y + offset[1]
             ix, iy = round(x), round(y)
-            place(image, scale * f * moffat(seeing(x, y), x - ix, y - iy, side=STAMP if f < 2e5 else 161), ix, iy)
+            place(
+                image,
+                scale * f * moffat(seeing(x, y), x - ix, y - iy, side=STAMP if f < 2e5 else 161),
+                ix,
+                iy,
+            )
         for (x, y, f), h in zip(galaxies, scales, strict=True):
             x, y = x + offset[0], y + offset[1]
             ix, iy = round(x), round(y)
@@ -128,7 +144,12 @@ def make_pair(
     for x, y, f, _ in faded:
         x, y = x + shift[0], y + shift[1]
         ix, iy = round(x), round(y)
-        place(template, -f / flux_ratio * moffat(template_fwhm * (1 + variation * (x - y) / side), x - ix, y - iy), ix, iy)
+        place(
+            template,
+            -f / flux_ratio * moffat(template_fwhm * (1 + variation * (x - y) / side), x - ix, y - iy),
+            ix,
+            iy,
+        )
     saturated = science + sky > SATURATION
     template_saturated = template + sky > SATURATION
     science_bad, template_bad = saturated.copy(), template_saturated.copy()

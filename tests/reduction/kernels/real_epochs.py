@@ -12,6 +12,7 @@ import pytest
 import sep
 from astropy.io import fits
 from astropy.wcs import WCS
+
 from tololo.reduction.kernels.background import estimate_background
 from tololo.reduction.kernels.stack import stack
 from tololo.reduction.kernels.warp import area_ratio, grid_of, warp
@@ -37,7 +38,9 @@ def load(stamp):
     """Read one exposure by the date in its name, take off the sky and find its sources."""
     found = sorted((FIELD / "exposures").glob(f"c4d_{stamp}_*_ooi_*.fits"))
     if not found:
-        pytest.skip(f"real DECam cutouts are not there: {FIELD}/exposures/c4d_{stamp}_* (set TOLOLO_REAL_DATA)")
+        pytest.skip(
+            f"real DECam cutouts are not there: {FIELD}/exposures/c4d_{stamp}_* (set TOLOLO_REAL_DATA)"
+        )
     with fits.open(found[0]) as hdus:
         header, image = hdus[1].header, hdus[1].data.astype(np.float32)
     weight = fits.getdata(str(found[0]).replace("_ooi_", "_oow_"), 1).astype(np.float32)
@@ -68,8 +71,12 @@ def onto(epoch, target):
     warped = warp(*planes, *grid, STEP, target.image.shape, area_ratio(*grid, STEP))
     empty = ~np.isfinite(warped.image)
     radius = 2 * max(epoch.fwhm, target.fwhm)
-    ours, _, flag = sep.sum_circle(np.where(target.bad, 0, target.image), target.x, target.y, radius, mask=target.bad)
-    theirs, _, other = sep.sum_circle(np.where(empty, 0, warped.image), target.x, target.y, radius, mask=empty)
+    ours, _, flag = sep.sum_circle(
+        np.where(target.bad, 0, target.image), target.x, target.y, radius, mask=target.bad
+    )
+    theirs, _, other = sep.sum_circle(
+        np.where(empty, 0, warped.image), target.x, target.y, radius, mask=empty
+    )
     use = (flag == 0) & (other == 0) & (theirs > 0) & (ours > 0)
     scale = np.median(ours[use] / theirs[use])
     return warped.image * scale, warped.variance * scale**2, warped.mask_bits, scale
@@ -79,7 +86,14 @@ def template_of(epochs, target, method="mean"):
     """Stack epochs on the grid of the target."""
     warped = [onto(e, target) for e in epochs]
     weights = [1 / np.nanmedian(w[1]) for w in warped]
-    stacked = stack([w[0] for w in warped], [w[1] for w in warped], [w[2] for w in warped], weights, method, clipped_bit=256)
+    stacked = stack(
+        [w[0] for w in warped],
+        [w[1] for w in warped],
+        [w[2] for w in warped],
+        weights,
+        method,
+        clipped_bit=256,
+    )
     bad = ~np.isfinite(stacked.image) | (stacked.mask & 255 > 0)
     fwhm = float(np.average([e.fwhm for e in epochs], weights=weights))
     return stacked, bad, fwhm

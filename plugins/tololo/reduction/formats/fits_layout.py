@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,14 +28,15 @@ class HduLayout:
         Position in the file, 0 for the primary.
     header : `astropy.io.fits.Header`
         Its header as it stands in the file (that of the binary table, where the image is compressed).
-    end : `int`
-        Offset at which its data end, bytes.
+    begin, end : `int`
+        Offsets of its header and of the end of its data, bytes.
     complete : `bool`
         Whether the file is that long.
     """
 
     index: int
     header: fits.Header
+    begin: int
     end: int
     complete: bool
 
@@ -92,22 +95,49 @@ def scan_layout(path: Path) -> list[HduLayout]:
     BadInputError
         If the file ends inside a header, or a header does not say how long its data are.
     """
+    return list(iterate_layout(path))
+
+
+def iterate_layout(path: Path) -> Iterator[HduLayout]:
+    """Yield what `scan_layout` lists, reading no further than asked for."""
     size = os.path.getsize(path)
-    layout: list[HduLayout] = []
-    offset = 0
+    index = offset = 0
     with path.open("rb") as file:
-        while offset < size and (not layout or _begins_extension(file, offset)):
+        while offset < size and (index == 0 or _begins_extension(file, offset)):
             file.seek(offset)
-            header = _read_header(file, path, len(layout))
-            end = file.tell() + _data_bytes(header, path, len(layout))
-            layout.append(HduLayout(len(layout), header, end, end <= size))
+            header = _read_header(file, path, index)
+            end = file.tell() + _data_bytes(header, path, index)
+            yield HduLayout(index, header, offset, end, end <= size)
+            index += 1
             offset = math.ceil(end / BLOCK) * BLOCK
-    return layout
 
 
-def truncation(path: Path, layout: list[HduLayout]) -> BadInputError | None:
-    """Return the error of a file that is shorter than its headers say, or `None`."""
-    last = layout[-1]
+def read_hdu(path: Path, primary: HduLayout, hdu: HduLayout) -> fits.HDUList:
+    """Read one HDU, whatever stands before it in the file.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+    primary, hdu : `HduLayout`
+        Of this file.
+
+    Returns
+    -------
+    hdus : `astropy.io.fits.HDUList`
+        In memory: the primary HDU and, unless that is the one asked for, the HDU after it.
+    """
+    parts = [primary] if hdu.index == 0 else [primary, hdu]
+    content = bytearray()
+    with path.open("rb") as file:
+        for part in parts:
+            file.seek(part.begin)
+            content += file.read(part.end - part.begin)
+            content += bytes(-len(content) % BLOCK)
+    return fits.open(BytesIO(content))
+
+
+def truncation(path: Path, last: HduLayout) -> BadInputError | None:
+    """Return the error of a file that ends before this HDU does, or `None`."""
     if last.complete:
         return None
     return BadInputError(

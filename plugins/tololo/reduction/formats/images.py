@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from tololo.reduction.formats.masks import BIT, UNUSABLE, pack_mask, unpack_mask
 from tololo.reduction.formats.psfs import to_piff
 from tololo.reduction.formats.tract import Patch, Tract
-from tololo.reduction.instrument import detector_geometry
+from tololo.reduction.instrument.detectors import detector_geometry
 from tololo.reduction.kernels.psf import PixelPsf
 
 LARGEST_CELL = 256

@@ -30,7 +30,7 @@ from scipy.ndimage import uniform_filter
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.dqmask import DQ, dq_planes
-from tololo.reduction.formats.fits_layout import HduLayout, scan_layout, truncation
+from tololo.reduction.formats.fits_layout import HduLayout, iterate_layout, read_hdu, truncation
 from tololo.reduction.formats.instcal_cards import (
     ARCHIVE,
     Cards,
@@ -68,7 +68,9 @@ class PlaneLike(Protocol):
 
 
 @dataclass(frozen=True)
-class _Plane:
+class PixelPlane:
+    """A plane as `read_plane` gives it."""
+
     array: NDArray[Any]
     metadata: Cards
 
@@ -224,7 +226,7 @@ def read_instcal(image_path: Path, weight_path: Path, mask_path: Path, detector:
     5 x 5 box), so that it does not correlate with the image; (image/gain) + (read noise/gain)^2 where the
     weight is zero.
     """
-    image, weight, mask = (_read_plane(path, detector) for path in (image_path, weight_path, mask_path))
+    image, weight, mask = (read_plane(path, detector) for path in (image_path, weight_path, mask_path))
     for path, plane in ((weight_path, weight), (mask_path, mask)):
         if plane.array.shape != image.array.shape:
             raise shape_error(path, plane.array.shape, image_path, image.array.shape)
@@ -303,25 +305,47 @@ def cards_of(*headers: fits.Header) -> Cards:
     return cards
 
 
-def _read_plane(path: Path, detector: int) -> _Plane:
-    layout = scan_layout(path)
-    found = next((hdu for hdu in layout if hdu.is_image and ccdnum_of(hdu) == detector), None)
-    if error := truncation(path, layout):
-        raise error
-    if found is None:
+def read_plane(path: Path, detector: int) -> PixelPlane:
+    """Read one plane of a detector; the HDUs before it in the file are skipped, not opened.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        FITS file, tile-compressed or not.
+    detector : `int`
+        CCDNUM.
+
+    Returns
+    -------
+    plane : `PixelPlane`
+        In native byte order.
+
+    Raises
+    ------
+    BadInputError
+        If the file is cut short or damaged, or lacks the detector.
+    """
+    primary: HduLayout | None = None
+    for hdu in iterate_layout(path):
+        primary = primary or hdu
+        if hdu.is_image and ccdnum_of(hdu) == detector:
+            break
+        if error := truncation(path, hdu):
+            raise error
+    else:
         raise BadInputError(
             f"The file has no detector {detector}", f"{path}, card CCDNUM", "give a CCDNUM that it has"
         )
+    if error := truncation(path, hdu):
+        raise error
     try:
-        with fits.open(path, memmap=False) as hdus:
-            data = hdus[found.index].data
-            header = hdus[found.index].header
+        with read_hdu(path, primary, hdu) as hdus:
+            data, header = hdus[-1].data, hdus[-1].header
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise BadInputError(
-            f"The pixels cannot be read: {error}", f"{path}, HDU {found.index}", "fetch the file again"
-        ) from error
+        where = f"{path}, HDU {hdu.index}"
+        raise BadInputError(f"The pixels cannot be read: {error}", where, "fetch the file again") from error
     native = data.astype(data.dtype.newbyteorder("="), copy=False)
-    return _Plane(native, cards_of(layout[0].header, header))
+    return PixelPlane(native, cards_of(primary.header, header))
 
 
 def ccdnum_of(hdu: HduLayout) -> int | None:

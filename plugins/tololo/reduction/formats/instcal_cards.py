@@ -32,7 +32,7 @@ def wcs_cards(header: Cards, where: str) -> Cards:
     Raises
     ------
     BadInputError
-        If cards are missing, or their matrix cannot be inverted.
+        If cards are missing, or a pixel is not between 0.05 and 5 arcsec (a DECam pixel is 0.26).
     """
     needed = [f"{card}{axis}" for card in ("CTYPE", "CRVAL", "CRPIX") for axis in (1, 2)]
     matrix = [f"CD{i}_{j}" for i in (1, 2) for j in (1, 2)]
@@ -45,9 +45,10 @@ def wcs_cards(header: Cards, where: str) -> Cards:
         raise BadInputError("The WCS has cards that are no numbers", where, remedy)
     a, b, c, d = (float(header[card]) for card in matrix)
     celestial = str(header["CTYPE1"]).startswith("RA---") and str(header["CTYPE2"]).startswith("DEC--")
-    if a * d - b * c == 0 or not celestial:
+    scale = 3600 * math.sqrt(abs(a * d - b * c))
+    if not 0.05 < scale < 5 or not celestial:
         raise BadInputError(
-            f"The WCS is unusable: CTYPE {header['CTYPE1']}, {header['CTYPE2']}, CD {a} {b} {c} {d}",
+            f"The WCS is unusable: {header['CTYPE1']} {header['CTYPE2']}, {scale:.3g} arcsec per pixel",
             where,
             remedy,
         )

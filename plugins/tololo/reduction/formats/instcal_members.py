@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError
@@ -109,9 +111,9 @@ class FileReport:
     ignored : `str`
         Why the file is no part of a triple; empty where it is.
     problem : `BadInputError` or `None`
-        Why its place in a triple cannot be told.
+        Why its place in a triple cannot be told; what is wrong with a member stands there.
     damaged : `int`, `str` or `None`
-        The exposure, or the `stem` of the name, that this concerns.
+        The exposure, or the `stem` of the name, of which planes may be in the part that is lost.
     """
 
     members: tuple[Member, ...] = ()
@@ -150,15 +152,16 @@ def inspect(path: Path) -> FileReport:
     if expnum is None:
         problem = BadInputError("The exposure number is missing", f"{path}, HDU 0, card EXPNUM", ARCHIVE)
         return FileReport(problem=problem, damaged=stem(path))
-    cut = truncation(path, layout)
+    cut = truncation(path, layout[-1])
     images = [hdu for hdu in layout if hdu.shape is not None]
     if not images:
         remedy = "fetch the file again, or remove it"
         return FileReport(
             problem=cut or BadInputError("The InstCal file has no image", str(path), remedy), damaged=expnum
         )
-    plane = _plane(path, images)
+    plane = _plane(path, primary, images)
     return FileReport(
+        damaged=expnum if cut else None,
         members=tuple(
             Member(
                 plane=plane,
@@ -172,7 +175,7 @@ def inspect(path: Path) -> FileReport:
                 problem=cut,
             )
             for hdu in images
-        )
+        ),
     )
 
 
@@ -221,20 +224,22 @@ def _not_instcal(layout: list[HduLayout]) -> str:
     return ""
 
 
-def _plane(path: Path, images: list[HduLayout]) -> Plane:
+def _plane(path: Path, primary: fits.Header, images: list[HduLayout]) -> Plane:
     match = _NAME.search(path.name)
     by_name = _LETTERS[match[1]] if match else Plane.IMAGE
-    with fits.open(path) as hdus:
-        product = str(hdus[0].header.get("PRODTYPE") or "image").strip().lower()
-        if (plane := _PRODTYPES[product]) is not Plane.IMAGE:
-            return plane
-        if images[0].is_integer:
-            return Plane.MASK
-        for hdu in (hdu for hdu in images if hdu.complete):
-            sample = _sample(hdus[hdu.index])
-            if sample.any():
-                is_weight = sample.min() >= 0 and np.median(sample[sample > 0]) < 1
-                return Plane.WEIGHT if is_weight else Plane.IMAGE
+    product = str(primary.get("PRODTYPE") or "image").strip().lower()
+    if (plane := _PRODTYPES[product]) is not Plane.IMAGE:
+        return plane
+    if images[0].is_integer:
+        return Plane.MASK
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)  # that the file is cut short is told elsewhere
+        with fits.open(path) as hdus:
+            for hdu in (hdu for hdu in images if hdu.complete):
+                sample = _sample(hdus[hdu.index])
+                if sample.any():
+                    is_weight = sample.min() >= 0 and np.median(sample[sample > 0]) < 1
+                    return Plane.WEIGHT if is_weight else Plane.IMAGE
     return by_name
 
 

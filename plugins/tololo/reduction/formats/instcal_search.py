@@ -80,6 +80,10 @@ class _Findings:
     damaged: set[int | str] = field(default_factory=set)
     problems: dict[str, BadInputError] = field(default_factory=dict)
     """By message or name stem: a file with sixty detectors is cut short only once."""
+    missing: defaultdict[tuple[Path, tuple[Plane, ...]], list[Member]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """Detectors that lack planes, by a file that they are in."""
 
     def add(self, error: BadInputError, key: str = "") -> None:
         self.problems.setdefault(key or str(error), error)
@@ -155,10 +159,12 @@ def _exposures(found: _Findings) -> list[InstcalExposure]:
     for (expnum, _), members in groups.items():
         chosen = _newest(members, found)
         try:
-            if detector := _detector(chosen, found.damaged):
+            if detector := _detector(chosen, found):
                 detectors[expnum].append((detector, chosen[Plane.IMAGE]))
         except BadInputError as error:
             found.add(error)
+    for (path, planes), lacking in found.missing.items():
+        found.add(_missing(path, planes, lacking))
     exposures = []
     for expnum, pairs in detectors.items():
         try:
@@ -172,6 +178,9 @@ def _newest(members: list[Member], found: _Findings) -> dict[Plane, Member]:
     """Choose the newest reduction, and of copies the ones beside the image; name what is left out."""
     newest = max(member.reduction for member in members)
     current = [member for member in members if member.reduction == newest]
+    for member in current:
+        if member.problem:
+            found.add(member.problem)
     images = [member.place.path for member in current if member.plane is Plane.IMAGE]
     home = min(images).parent if images else None
     chosen: dict[Plane, Member] = {}
@@ -199,12 +208,11 @@ def _newest(members: list[Member], found: _Findings) -> dict[Plane, Member]:
     return chosen
 
 
-def _detector(chosen: dict[Plane, Member], damaged: set[int | str]) -> InstcalDetector | None:
-    """Return the detector, or `None` where a plane is missing because its file could not be told apart."""
+def _detector(chosen: dict[Plane, Member], found: _Findings) -> InstcalDetector | None:
+    """Return the detector, or `None` after noting that a plane is missing or its file cut short."""
     first = next(iter(chosen.values()))
-    for member in chosen.values():
-        if member.problem:
-            raise member.problem
+    if any(member.problem for member in chosen.values()):
+        return None
     if (instrument := first.text("INSTRUME")).lower() != "decam":
         raise BadInputError(
             f"The InstCal files of exposure {first.expnum} are not from DECam: INSTRUME is "
@@ -212,11 +220,10 @@ def _detector(chosen: dict[Plane, Member], damaged: set[int | str]) -> InstcalDe
             f"{first.place.path}, HDU 0, card INSTRUME",
             "take them out of the folder: only DECam is processed here",
         )
-    missing = [plane for plane in Plane if plane not in chosen]
-    if missing:
-        if first.expnum in damaged or stem(first.place.path) in damaged:
-            return None
-        raise _missing(first, missing)
+    if missing := tuple(plane for plane in Plane if plane not in chosen):
+        if found.damaged.isdisjoint({first.expnum, stem(first.place.path)}):
+            found.missing[first.place.path, missing].append(first)
+        return None
     image = chosen[Plane.IMAGE]
     for member in chosen.values():
         if member.shape != image.shape:
@@ -241,12 +248,14 @@ def _detector(chosen: dict[Plane, Member], damaged: set[int | str]) -> InstcalDe
     )
 
 
-def _missing(first: Member, planes: list[Plane]) -> BadInputError:
+def _missing(path: Path, planes: tuple[Plane, ...], members: list[Member]) -> BadInputError:
+    first = members[0]
+    names = ", ".join(member.name for member in members)
     files = " and ".join(f"`*_{plane.code}_*`" for plane in planes)
     return BadInputError(
-        f"Exposure {first.expnum}, detector {first.name}: the {' and the '.join(planes)} "
-        f"{'is' if len(planes) == 1 else 'are'} missing",
-        f"beside {first.place.path}",
+        f"The {' and the '.join(planes)} of exposure {first.expnum} {'is' if len(planes) == 1 else 'are'}"
+        f" missing (detector {names})",
+        f"beside {path}",
         f"fetch the {files} of the same reduction ({first.plver or 'no PLVER'})",
     )
 

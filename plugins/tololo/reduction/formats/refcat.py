@@ -328,6 +328,8 @@ def _from_lsst(table: Table) -> Table:
     fluxes = {name: value.astype(float) for name, value in column.items() if _FLUX.fullmatch(name)}
     if table.meta.get("lsst"):
         for band in GAIA_BANDS:
+            if (flux := fluxes.get(f"phot_{band}_mean_flux")) is not None:
+                flux[flux <= 0] = np.nan  # LSST writes 0 where Gaia has no magnitude
             for name in {f"phot_{band}_mean_flux", f"phot_{band}_mean_fluxErr"} & set(fluxes):
                 fluxes[name] = fluxes[name] * 10 ** (_AB_MINUS_VEGA[band] / 2.5)
     # Only Gaia's shards carry proper motions with a unit; those of others (PS1) mean nothing.

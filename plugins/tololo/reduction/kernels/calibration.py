@@ -12,11 +12,13 @@ from scipy.spatial import cKDTree
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.kernels.psf import PixelPsf
 
-PRIOR_SCATTER = 0.03
+PRIOR_SCATTER = 0.04
 PRIOR_WEIGHT = 2.0
-"""A few stars cannot tell their own scatter: it is averaged with that of Gaia colour terms on DECam stars,
-0.03 mag (`ccdphrms` of the Legacy Surveys: 0.02 to 0.04), which counts as two more stars."""
-CLIP = 3.5
+"""A few stars cannot tell their own scatter: it is averaged with 0.04 mag, counted as two more stars.
+
+The Legacy Surveys find 0.02 to 0.04 mag on DECam exposures with Pan-STARRS (`ccdphrms`); Gaia's colours are
+coarser."""
+CLIP = 4.5
 GAIA_COLOUR_RANGE = (-0.6, 4.1)
 # Polynomials in BP - RP, constant term first, to be added to G. Source: R. Zhou (2020), in the Legacy
 # Surveys' legacypipe (BSD-3), py/legacypipe/gaiacat.py, function gaia_to_decam.
@@ -90,7 +92,7 @@ def gaia_to_decam_error(
 ) -> NDArray[np.float64]:
     """Return the error (mag) that Gaia's errors make in `gaia_to_decam`, without the relation's own scatter.
 
-    Parameters as there, with the errors in mag. In a faint star BP - RP, times the colour term's slope, rules.
+    Parameters as there, with the errors in mag. In a faint star BP - RP rules.
     """
     gaia_to_decam(0.0, 0.0, 0.0, band)
     slope = np.polynomial.polynomial.polyder(np.array(GAIA_TO_DECAM[band]))
@@ -120,8 +122,8 @@ def zero_point(
     """Measure a zero point from stars of known magnitude, be they many or one.
 
     A weighted mean of the differences. Their scatter beyond the stated errors is found from the stars and a
-    prior (`PRIOR_SCATTER`), so that one star gives an error of at least 0.03 mag and two that happen to
-    agree are not believed too much. Outliers beyond 3.5 sigma of the median are left out one by one while
+    prior (`PRIOR_SCATTER`), so that one star gives an error of at least 0.04 mag and two that happen to
+    agree are not believed too much. Outliers beyond 4.5 sigma of the median are left out one by one while
     more than two stars remain and fewer than half have gone.
 
     Parameters

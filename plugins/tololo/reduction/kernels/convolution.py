@@ -1,20 +1,19 @@
 """Convolution with a kernel that changes from block to block."""
-# mypy: disable-error-code="untyped-decorator"
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError
+from tololo.reduction.kernels.compiled import compiled_fast
 
 GROUP = 7
 """Kernel columns that are multiplied in one pass: seven products per load and store of the sum."""
 
 
 def pad(plane: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
-    """Repeat the edge pixels outwards by a kernel's radius, and a few columns more that round up its width."""
+    """Repeat the edge pixels outwards by a kernel's radius, on the right by seven columns more."""
     return np.pad(plane, ((radius, radius), (radius, radius + GROUP)), mode="edge")
 
 
@@ -26,8 +25,8 @@ def convolve_blocks(
     Parameters
     ----------
     plane : `numpy.ndarray`, (ny + 2r, nx + 2r + 7)
-        As `pad` makes it, all values finite. The variance of a convolved image whose pixels are independent is
-        the variance convolved with the kernels squared.
+        As `pad` makes it, all values finite. The variance of a convolved image whose pixels are independent
+        is the variance convolved with the kernels squared.
     kernels : `numpy.ndarray`, (blocks in y, blocks in x, 2r + 1, 2r + 1)
         ``out[y, x] = sum_ji kernel[j, i] plane[y - (j - r), x - (i - r)]``.
     block : `int`
@@ -61,7 +60,7 @@ def convolve_blocks(
     return out
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@compiled_fast
 def _convolve(
     image: NDArray[np.float32], kernels: NDArray[np.float32], block: int, out: NDArray[np.float32]
 ) -> None:

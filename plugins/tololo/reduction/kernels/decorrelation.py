@@ -16,8 +16,8 @@ def whitening_kernel(
 
     With kappa the Fourier transform of the kernel, and v and w the white noise variances of the convolved and
     of the other image, the difference has the spectrum w + v |kappa|^2, and the kernel's transform is
-    sqrt((w + v kappa_0^2) / (w + v |kappa|^2)) (Reiss & Lupton 2016, DMTN-021, with the kernel's sum kappa_0):
-    1 at zero frequency, so that sources keep their flux.
+    sqrt((w + v kappa_0^2) / (w + v |kappa|^2)) (Reiss & Lupton 2016, DMTN-021, with the kernel's sum
+    kappa_0): 1 at zero frequency, so that sources keep their flux.
 
     Parameters
     ----------

@@ -11,11 +11,13 @@ from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.compiled import compiled, compiled_fast
 from tololo.reduction.kernels.planes import Float32Image, check_planes
 from tololo.reduction.kernels.psf import PixelPsf, stamp_into
+from tololo.reduction.kernels.starfit import fit_stars
 
 MIN_GOOD_FRACTION = 0.4
 """A pixel gets no score where less than this part of the PSF's squared weight lies on good pixels."""
 RANK_TOLERANCE = 3e-3
 FILTER_LIGHT = 0.995
+FIT_ROUNDS = 5
 PSF_MODEL_ERROR = 0.05
 """Error of the PSF model relative to its value, counted as noise where a star has been subtracted."""
 
@@ -252,9 +254,9 @@ def detect_sources(
 ) -> NDArray[np.void]:
     """Find point-like sources, close neighbours separately.
 
-    The peaks of the matched filter are subtracted as stars and the filter is applied once more: a neighbour
-    that the first peak's flank had swallowed then stands alone. In this second pass 5 % of each subtracted
-    star counts as noise of the model, so that its imperfections are not taken for neighbours.
+    The peaks of the matched filter are fitted and subtracted as stars and the filter is applied again: a
+    neighbour that the first peak's flank had swallowed then stands alone. In this second pass 5 % of each
+    subtracted star counts as noise of the model, so that its imperfections are not taken for neighbours.
 
     Parameters
     ----------
@@ -284,6 +286,12 @@ def detect_sources(
     flux_at = flux[np.rint(y).astype(int), np.rint(x).astype(int)].astype(np.float64)
     if deblend and x.size:
         residual, inflated = data.copy(), noise.copy()
+        # The peaks of a close pair lean towards each other: without a fit their flanks would remain.
+        order = np.argsort(-flux_at, kind="stable").astype(np.int64)
+        fit_stars(
+            data.astype(np.float64), noise, masked, psf.coefficients, psf.frame, x, y, flux_at, order,
+            FIT_ROUNDS - 2, FIT_ROUNDS, np.zeros(x.size, dtype=np.int32),
+        )  # fmt: skip
         subtract_stars(residual, inflated, psf.coefficients, psf.frame, x, y, flux_at, PSF_MODEL_ERROR)
         score, flux, _ = matched_filter(residual, inflated, masked, kernel)
         x2, y2, peak2 = find_peaks(score, threshold, both_signs, edge)

@@ -1,5 +1,4 @@
-"""The PSF-matching kernel of Alard & Lupton: a basis of Gaussians times polynomials, fitted on star stamps."""
-# mypy: disable-error-code="untyped-decorator"
+"""The PSF-matching kernel of Alard & Lupton: Gaussians times polynomials, fitted on star stamps."""
 
 from __future__ import annotations
 
@@ -8,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tololo.facility.errors import NothingToDoError
+from tololo.reduction.kernels.compiled import compiled_fast
 
 SIGMA_OF_FWHM = 1.0 / 2.3548
 MAX_RADIUS = 17
@@ -104,6 +103,9 @@ class SpatialKernel:
     background: NDArray[np.float64]
     """Coefficients of the difference of the two backgrounds, in the same polynomial terms (may be fewer)."""
 
+    box: tuple[float, float, float, float]
+    """Range of the stars used (lowest and highest x, lowest and highest y): beyond it the kernel stays as it is."""
+
     @property
     def sum(self) -> float:
         """Sum of the kernel: flux in the matched-to image over flux in the convolved one."""
@@ -117,7 +119,8 @@ class SpatialKernel:
 
     def at(self, x: float | NDArray[np.float64], y: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the kernels at positions, (n, size, size)."""
-        weights = self.terms(x, y) @ self.coefficients.T
+        inside = np.clip(x, *self.box[:2]), np.clip(y, *self.box[2:])
+        weights = self.terms(*inside) @ self.coefficients.T
         return np.asarray(np.tensordot(weights, self.basis.images(), 1))
 
     def background_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -194,13 +197,45 @@ def cut_stamps(
         piece = np.s_[y0[s] : min(ny, y0[s] + side), x0[s] : min(nx, x0[s] + side)]
         inside = np.s_[s, : min(ny, y0[s] + side) - y0[s], : min(nx, x0[s] + side) - x0[s]]
         target[inside], shares[inside] = broad[piece], weight[piece]
-    half = (side - 1) / 2
+    half = np.float64((side - 1) / 2)
     return Stamps(
-        x0 + half, y0 + half, model.reshape(n, -1, side**2), target.reshape(n, -1), shares.reshape(n, -1)
+        x0.astype(float) + half,
+        y0.astype(float) + half,
+        model.reshape(n, -1, side**2),
+        target.reshape(n, -1),
+        shares.reshape(n, -1),
     )
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@compiled_fast
+def _convolve_rows(piece: NDArray[np.float32], line: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Correlate every row of ``piece`` with a line."""
+    side = out.shape[1]
+    out[:] = 0.0
+    for j in range(out.shape[0]):
+        target = out[j]
+        for i in range(line.size):
+            w, source = line[i], piece[j, i : i + side]
+            for x in range(side):
+                target[x] += w * source[x]
+
+
+@compiled_fast
+def _convolve_columns(
+    rows: NDArray[np.float32], line: NDArray[np.float32], scale: np.float32, out: NDArray[np.float32]
+) -> None:
+    """Correlate every column of ``rows`` with a line, times ``scale``."""
+    side = out.shape[0]
+    out[:] = 0.0
+    for j in range(side):
+        target = out[j]
+        for i in range(line.size):
+            w, source = scale * line[i], rows[j + i]
+            for x in range(side):
+                target[x] += w * source[x]
+
+
+@compiled_fast
 def _convolve_stamps(
     image: NDArray[np.float32],
     x0: NDArray[np.int64],
@@ -212,33 +247,18 @@ def _convolve_stamps(
     out: NDArray[np.float32],
 ) -> None:
     """Fill the convolved basis functions of each stamp, rows first; ``lines`` are given back to front."""
-    side, size = out.shape[2], lines.shape[1]
-    tall = side + size - 1
+    side = out.shape[2]
+    tall = side + lines.shape[1] - 1
     rows = np.empty((tall, side), np.float32)
     for s in range(x0.size):
-        last = min(x0[s] + tall, image.shape[1])
         piece = np.zeros((tall, tall), np.float32)
-        for j in range(min(tall, image.shape[0] - y0[s])):
-            piece[j, : last - x0[s]] = image[y0[s] + j, x0[s] : last]
+        inside = image[y0[s] : y0[s] + tall, x0[s] : x0[s] + tall]
+        piece[: inside.shape[0], : inside.shape[1]] = inside
         for a in range(lines.shape[0]):
-            rows[:] = 0.0
-            for j in range(tall):
-                line = rows[j]
-                for i in range(size):
-                    w, source = lines[a, i], piece[j, i : i + side]
-                    for x in range(side):
-                        line[x] += w * source[x]
+            _convolve_rows(piece, lines[a], rows)
             for k in range(pairs.shape[0]):
-                if pairs[k, 0] != a:
-                    continue
-                plane = out[s, k]
-                plane[:] = 0.0
-                for j in range(side):
-                    line = plane[j]
-                    for i in range(size):
-                        w, source = scales[k] * lines[pairs[k, 1], i], rows[j + i]
-                        for x in range(side):
-                            line[x] += w * source[x]
+                if pairs[k, 0] == a:
+                    _convolve_columns(rows, lines[pairs[k, 1]], scales[k], out[s, k])
         for k in range(pairs.shape[0]):
             if even[k]:
                 out[s, k] -= out[s, 0]
@@ -297,7 +317,7 @@ def fit_on_image(stamps: Stamps, basis: Basis, shape: tuple[int, int]) -> Fit:
     for _ in range(ROUNDS):
         if np.count_nonzero(weight) < 8 * stamps.model.shape[1]:
             raise NothingToDoError(
-                f"Only {np.count_nonzero(weight)} pixels with significant light are free of masks in both images",
+                f"Only {np.count_nonzero(weight)} significant pixels are free of masks in both images",
                 "subtraction",
                 "too few to fit a matching kernel: use a larger piece or a deeper template",
             )
@@ -313,7 +333,7 @@ def fit_on_image(stamps: Stamps, basis: Basis, shape: tuple[int, int]) -> Fit:
     return Fit(kernel, used, float(spread**2))
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@compiled_fast
 def _moments(
     model: NDArray[np.float32], target: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -377,7 +397,7 @@ def _solve(
     shape: tuple[int, int],
     order: int,
 ) -> tuple[SpatialKernel, NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Solve for all coefficients; also return them in one row, their (function, term) and every stamp's terms."""
+    """Solve for all coefficients; also return them in one row, their (function, term), and all terms."""
     center = ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
     scale = (shape[1] / 2, shape[0] / 2)
     terms = polynomial(order, (stamps.x - center[0]) / scale[0], (stamps.y - center[1]) / scale[1])
@@ -397,7 +417,9 @@ def _solve(
     solution = norm * np.linalg.solve(system, goal * norm)
     coefficients = np.zeros((n, m))
     coefficients[f, t] = solution
-    kernel = SpatialKernel(basis, coefficients[:-1], order, center, scale, coefficients[-1, :flat])
+    x, y = stamps.x[used], stamps.y[used]
+    box = float(x.min()), float(x.max()), float(y.min()), float(y.max())
+    kernel = SpatialKernel(basis, coefficients[:-1], order, center, scale, coefficients[-1, :flat], box)
     return kernel, solution, columns, terms
 
 

@@ -128,7 +128,7 @@ def psf_photometry(
             width,
             0,
         )
-    stars["fwhm"] *= [psf.fwhm(a, b) for a, b in zip(px, py, strict=True)] if psf.order else psf.fwhm(0, 0)
+    stars["fwhm"] *= fwhm_at(psf, data.shape, px, py)
     correct_blends(stars, flags, noise, masked, psf, 3 if fit_position else 1)
     failed = (flags & FAILED) > 0
     for name in ("flux", "flux_err", "x_err", "y_err", "chi2"):
@@ -137,6 +137,23 @@ def psf_photometry(
         stars["x_err"] = stars["y_err"] = np.nan
     stars["flags"] = flags
     return stars
+
+
+def fwhm_at(
+    psf: PixelPsf, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the PSF's FWHM at many positions: a parabola in x and y through 5 x 5 points."""
+    if psf.order == 0:
+        return np.full(x.size, psf.fwhm(0, 0))
+    u, v = (grid.ravel() for grid in np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)))
+    half_width, half_height = shape[1] / 2, shape[0] / 2
+    samples = [psf.fwhm((1 + a) * half_width, (1 + b) * half_height) for a, b in zip(u, v, strict=True)]
+
+    def terms(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([np.ones(a.size), a, b, a * a, a * b, b * b])
+
+    solution, *_ = np.linalg.lstsq(terms(u, v), np.array(samples), rcond=None)
+    return np.asarray(terms(x / half_width - 1, y / half_height - 1) @ solution)
 
 
 def brightest_first(image: Float32Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -184,8 +184,8 @@ class PixelPsf:
     def gaussian_fwhm(self, x: float, y: float) -> float:
         """Return the FWHM in pixels of the Gaussian with the model's adaptive moments.
 
-        That of a Moffat profile with beta 3 is 1.13 times its half-maximum width. LSST's psfSigma is of this kind,
-        and the FWHM in the headers of the DECam Community Pipeline agrees with this one rather than with `fwhm`.
+        That of a Moffat profile with beta 3 is 1.13 times its half-maximum width. LSST's psfSigma is of this
+        kind, and the DECam Community Pipeline's FWHM agrees with this one rather than with `fwhm`.
         """
         xx, yy, xy = self.moments(x, y)
         return SIGMA_TO_FWHM * math.sqrt(math.sqrt(xx * yy - xy * xy))

@@ -68,7 +68,7 @@ def smooth_variance(
 
 @compiled
 def gradient(stamp: NDArray[np.float64], j: int, i: int) -> tuple[float, float]:
-    """Return what a pixel gains when the star moves by a pixel in x and in y: minus the slope of the stamp."""
+    """Return what a pixel gains when the star moves by one in x and in y: minus the stamp's slope."""
     size = stamp.shape[0]
     gx = 0.5 * (stamp[j, i - 1] - stamp[j, i + 1]) if 0 < i < size - 1 else 0.0
     gy = 0.5 * (stamp[j - 1, i] - stamp[j + 1, i]) if 0 < j < size - 1 else 0.0

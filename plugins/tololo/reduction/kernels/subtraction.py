@@ -121,8 +121,8 @@ def subtract(
     science_bad, template_bad : `numpy.ndarray` of `bool`, (ny, nx)
         Pixels not to be used (bad, saturated, cosmic ray, no data ...).
     stars_x, stars_y : `numpy.ndarray`, (n,)
-        Positions in pixels of stars (or compact galaxies) to fit the kernel on. With fewer than 5 usable ones,
-        and on images with a side below 512 pixels, all pixels with significant light are used instead.
+        Positions in pixels of stars (or compact galaxies) to fit the kernel on. With fewer than 5 usable
+        ones, and on images with a side below 512 pixels, all pixels with significant light are used instead.
     science_fwhm, template_fwhm : `float`
         Seeing in pixels: chooses what to convolve and the basis.
     science_psf : `PixelPsf`, optional
@@ -141,15 +141,16 @@ def subtract(
     Raises
     ------
     BadInputError
-        If planes differ in shape, an FWHM or variance is not positive, or the fitted flux ratio is not positive.
+        If planes differ in shape, an FWHM or variance is not positive, or the fitted flux ratio is not
+        positive.
     NothingToDoError
         If the images have no good pixels in common, or not enough light to fit a kernel on.
 
     Notes
     -----
-    A bad pixel of the convolved image is bridged by its neighbours; output pixels are bad where what it may hide,
-    spread by the kernel, exceeds half the noise: a hot pixel in the sky costs a few pixels, a saturated star a disk.
-    A smooth background (128-pixel mesh, smaller in small images) is taken off at the end.
+    A bad pixel of the convolved image is bridged by its neighbours; output pixels are bad where what it may
+    hide, spread by the kernel, exceeds half the noise: a hot pixel in the sky costs a few pixels, a saturated
+    star a disk. A smooth background (128-pixel mesh, smaller in small images) is taken off at the end.
     """
     planes = (science, science_variance, science_bad, template, template_variance, template_bad)
     _check(planes, science_fwhm, template_fwhm)
@@ -177,7 +178,14 @@ def subtract(
     filled, filled_variance = pixels.bridge(sharp, sharp_bad), pixels.bridge(sharp_variance, sharp_bad)
     padded = pad(filled, basis.radius)
     weight = pixels.fit_weights(
-        filled, sharp_variance, sharp_bad, broad, broad_variance, broad_bad, blur, math.ceil(basis.sigmas[1]) + 1
+        filled,
+        sharp_variance,
+        sharp_bad,
+        broad,
+        broad_variance,
+        broad_bad,
+        blur,
+        math.ceil(basis.sigmas[1]) + 1,
     )
     stars = np.column_stack([np.asarray(stars_x, float), np.asarray(stars_y, float)]).reshape(-1, 2)
     fit, fitted_on, n_stars = _fit(padded, broad, weight, stars, basis, high, order)
@@ -204,8 +212,10 @@ def subtract(
         whitening = np.array([whitening_kernel(k, *levels) for k in flat]).reshape(kernels.shape)
         open_sky = pixels.fill(difference, bad, 0.0, basis.radius, GROUP)
         difference = convolve_blocks(open_sky, whitening, BLOCK, science.shape)
-        variance *= _whitening_gain(kernels, *levels)
-    noise_ratio = pixels.remove_background(difference, variance, bad, min(BLOCK, max(32, min(science.shape) // 3)))
+        _scale_blocks(variance, _whitening_gain(kernels, *levels))
+    noise_ratio = pixels.remove_background(
+        difference, variance, bad, min(BLOCK, max(32, min(science.shape) // 3))
+    )
     pixels.blank(difference, planes[0], planes[3])
     psf, template_psf = _psfs(science_psf, science_fwhm, kernel, side, levels if decorrelate else None)
     return Subtraction(
@@ -237,7 +247,9 @@ def _check(planes: tuple[NDArray[np.generic], ...], science_fwhm: float, templat
     for name, fwhm in (("science", science_fwhm), ("template", template_fwhm)):
         if not (math.isfinite(fwhm) and 0.5 < fwhm < 40):
             raise BadInputError(
-                f"The {name} FWHM is {fwhm} pixels", "subtraction", "measure it on stars; 0.5 to 40 is possible"
+                f"The {name} FWHM is {fwhm} pixels",
+                "subtraction",
+                "measure it on stars; 0.5 to 40 is possible",
             )
 
 
@@ -342,16 +354,25 @@ def _plane(kernel: SpatialKernel) -> tuple[float, float, float]:
     """Return the fitted background difference as value at (0, 0) and slopes per pixel."""
     c = np.zeros(3)
     c[: kernel.background.size] = kernel.background
-    slopes = c[1] / kernel.scale[0], c[2] / kernel.scale[1]
-    return float(c[0] - slopes[0] * kernel.center[0] - slopes[1] * kernel.center[1]), *map(float, slopes)
+    x, y = float(c[1]) / kernel.scale[0], float(c[2]) / kernel.scale[1]
+    return float(c[0]) - x * kernel.center[0] - y * kernel.center[1], x, y
 
 
-def _whitening_gain(kernels: NDArray[np.float64], noise_of_convolved: float, noise_of_other: float) -> float:
-    """Return by how much whitening at constant flux changes the variance of a pixel, averaged over the image."""
+def _whitening_gain(
+    kernels: NDArray[np.float64], noise_of_convolved: float, noise_of_other: float
+) -> NDArray[np.float64]:
+    """Return by how much whitening at constant flux changes the variance of each block."""
     total = kernels.sum(axis=(2, 3)) ** 2
     squares = (kernels**2).sum(axis=(2, 3))
-    gain = (noise_of_other + noise_of_convolved * total) / (noise_of_other + noise_of_convolved * squares)
-    return float(np.mean(gain))
+    return np.asarray(
+        (noise_of_other + noise_of_convolved * total) / (noise_of_other + noise_of_convolved * squares)
+    )
+
+
+def _scale_blocks(plane: NDArray[np.float32], factors: NDArray[np.float64]) -> None:
+    """Multiply each block of an image, in place."""
+    for (by, bx), factor in np.ndenumerate(factors):
+        plane[by * BLOCK : (by + 1) * BLOCK, bx * BLOCK : (bx + 1) * BLOCK] *= np.float32(factor)
 
 
 def moffat_psf(fwhm: float, beta: float = 3.0) -> PixelPsf:
@@ -374,7 +395,7 @@ def _psfs(
 
     The science image's PSF, convolved with the matching kernel if the science image was, and for the
     difference with the whitening kernel of the two noise ``levels``; sampled over the image and fitted with a
-    polynomial of the higher of the two orders.
+    polynomial of the higher of the two orders. They keep the size of the science image's PSF.
     """
     model = science_psf or moffat_psf(fwhm)
     order = max(model.order, kernel.order)
@@ -389,13 +410,16 @@ def _psfs(
             star = ndimage.convolve(star, shape / shape.sum(), mode="constant")
         template.append(star)
         difference.append(
-            star if levels is None else ndimage.convolve(star, whitening_kernel(shape, *levels), mode="constant")
+            star
+            if levels is None
+            else ndimage.convolve(star, whitening_kernel(shape, *levels), mode="constant")
         )
     terms = polynomial(order, u, v)
 
     def fitted(stars: list[NDArray[np.float64]]) -> PixelPsf:
-        flat = np.array([s / s.sum() for s in stars]).reshape(len(stars), -1)
-        found = np.linalg.pinv(terms) @ flat
-        return PixelPsf(found.reshape(-1, *stars[0].shape), order, kernel.center, kernel.scale)
+        r = kernel.basis.radius
+        flat = np.array([(s / s.sum())[r:-r, r:-r] for s in stars])
+        found = np.linalg.pinv(terms) @ flat.reshape(len(stars), -1)
+        return PixelPsf(found.reshape(-1, *flat[0].shape), order, kernel.center, kernel.scale)
 
     return fitted(difference), fitted(template)

@@ -1,20 +1,20 @@
 """The passes over the pixels that image subtraction makes, each touching a pixel once."""
-# mypy: disable-error-code="untyped-decorator"
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tololo.reduction.kernels.compiled import compiled
+
 MODEL_ERROR = 0.01
-"""Part of a pixel's light that counts as noise in the fit, so that the brightest stars do not decide it alone."""
+"""Part of a pixel's light that counts as noise in the fit: the brightest star must not decide alone."""
 
 HIDDEN = 2.0
-"""A bad pixel may hide this many sigma of the difference's noise, or as much as its bridged value if that is more."""
+"""A bad pixel may hide this many sigma of noise, or its bridged value if that is more."""
 
 TOLERATED = 0.5
 """Hidden light, spread by the kernel, up to this many sigma does not make an output pixel bad."""
@@ -23,7 +23,7 @@ SAMPLES = 2048
 """Pixels per mesh cell that its background is estimated from."""
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def bridge(plane: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Copy an image with its bad pixels interpolated linearly along the row between their good neighbours."""
     ny, nx = plane.shape
@@ -47,7 +47,7 @@ def bridge(plane: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.flo
     return out
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def fit_weights(
     sharp: NDArray[np.float32],
     sharp_variance: NDArray[np.float32],
@@ -77,7 +77,7 @@ def fit_weights(
     return weight
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def star_quality(
     stars: NDArray[np.float64],
     image: NDArray[np.float32],
@@ -87,9 +87,9 @@ def star_quality(
     """Return the signal to noise of stars in an aperture, and whether no pixel there lacks weight."""
     ny, nx = image.shape
     snr, whole = np.zeros(stars.shape[0]), np.zeros(stars.shape[0], np.bool_)
-    reach = int(math.ceil(radius))
+    reach = math.ceil(radius)
     for s in range(stars.shape[0]):
-        x, y = int(round(stars[s, 0])), int(round(stars[s, 1]))
+        x, y = round(stars[s, 0]), round(stars[s, 1])
         if not (reach <= x < nx - reach and reach <= y < ny - reach):
             continue
         light, noise = 0.0, 0.0
@@ -107,7 +107,7 @@ def star_quality(
     return snr, whole
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def combine(
     smooth: NDArray[np.float32],
     smooth_variance: NDArray[np.float32],
@@ -157,7 +157,8 @@ def spread_bad(
     Parameters
     ----------
     padded : `numpy.ndarray`, (ny + 2r, nx + 2r + 7)
-        The convolved image with bad pixels bridged, padded: its values say how much light a bad pixel may hide.
+        The convolved image with bad pixels bridged, padded: its values say how much light a bad pixel may
+        hide.
     sharp_bad : `numpy.ndarray` of `bool`, (ny, nx)
         Its bad pixels.
     kernels : `numpy.ndarray`, (by, bx, size, size)
@@ -186,7 +187,7 @@ def spread_bad(
     _mark(hidden, variance, bad)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mark(hidden: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_]) -> None:
     """Mark pixels with too much hidden light for their noise."""
     limit = np.float32(TOLERATED * TOLERATED)
@@ -195,11 +196,11 @@ def _mark(hidden: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArr
             bad[y, x] |= hidden[y, x] * hidden[y, x] > limit * variance[y, x]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def fill(
     plane: NDArray[np.float32], where: NDArray[np.bool_], value: float, radius: int, extra: int
 ) -> NDArray[np.float32]:
-    """Copy an image with ``value`` in some pixels and as a border of ``radius`` (on the right ``extra`` more)."""
+    """Copy an image with ``value`` in some pixels and as a border, on the right ``extra`` wider."""
     ny, nx = plane.shape
     out = np.full((ny + 2 * radius, nx + 2 * radius + extra), np.float32(value))
     for y in range(ny):
@@ -208,7 +209,7 @@ def fill(
     return out
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def blank(
     difference: NDArray[np.float32], science: NDArray[np.float32], template: NDArray[np.float32]
 ) -> None:
@@ -219,7 +220,7 @@ def blank(
                 difference[y, x] = np.nan
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _spread(
     outline: NDArray[np.bool_],
     values: NDArray[np.float32],
@@ -253,9 +254,9 @@ def _spread(
 def remove_background(
     difference: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_], mesh: int
 ) -> float:
-    """Take a smooth background off a difference, in place, and return the robust scatter over the expected noise.
+    """Take a smooth background off a difference, in place; return its scatter over the expected noise.
 
-    The mesh's clipped medians are smoothed by a median of 3 x 3 and interpolated linearly.
+    The mesh's clipped medians are interpolated linearly, and continued linearly to the edges.
     """
     ny, nx = difference.shape
     cells = max(1, round(ny / mesh)), max(1, round(nx / mesh))
@@ -267,12 +268,17 @@ def remove_background(
         nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
         levels = levels[tuple(nearest)]
     if min(cells) >= 3:
-        levels = ndimage.median_filter(levels, 3, mode="nearest")
+        # A cell full of a star's halo stands out from its neighbours and takes their median; the odd reflection
+        # continues a slope beyond the edge, so that cells at the edge do not stand out for lying on one.
+        wider = np.pad(levels, 1, mode="reflect", reflect_type="odd")
+        around = ndimage.median_filter(wider, 3)[1:-1, 1:-1]
+        usual = 1.4826 * np.median(np.abs(levels - around))
+        levels = np.where(np.abs(levels - around) > 5.0 * usual, around, levels)
     scatter = _subtract_levels(difference, variance, bad, levels)
     return float(1.4826 * np.median(np.abs(scatter - np.median(scatter))))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _cell_levels(
     difference: NDArray[np.float32], bad: NDArray[np.bool_], cells: tuple[int, int]
 ) -> NDArray[np.float64]:
@@ -309,7 +315,7 @@ def _cell_levels(
     return levels
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _subtract_levels(
     difference: NDArray[np.float32],
     variance: NDArray[np.float32],
@@ -324,13 +330,13 @@ def _subtract_levels(
     nodes, line = np.empty(mx), np.empty(nx, np.float32)
     n, count = 0, 0
     for y in range(ny):
-        fy = min(max((y + 0.5) * my / ny - 0.5, 0.0), my - 1.0)
-        j = min(int(fy), max(my - 2, 0))
+        fy = (y + 0.5) * my / ny - 0.5
+        j = min(max(int(fy), 0), max(my - 2, 0))
         for i in range(mx):
             nodes[i] = levels[j, i] + (fy - j) * (levels[min(j + 1, my - 1), i] - levels[j, i])
         for x in range(nx):
-            fx = min(max((x + 0.5) * mx / nx - 0.5, 0.0), mx - 1.0)
-            i = min(int(fx), max(mx - 2, 0))
+            fx = (x + 0.5) * mx / nx - 0.5
+            i = min(max(int(fx), 0), max(mx - 2, 0))
             line[x] = nodes[i] + (fx - i) * (nodes[min(i + 1, mx - 1)] - nodes[i])
         for x in range(nx):
             difference[y, x] -= line[x]

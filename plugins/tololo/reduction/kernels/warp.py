@@ -1,5 +1,4 @@
 """Warping: resample an image, its variance and its mask onto another pixel grid with a Lanczos-3 kernel."""
-# mypy: disable-error-code="untyped-decorator"
 
 from __future__ import annotations
 
@@ -8,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from tololo.facility.errors import BadInputError
+from tololo.reduction.kernels.compiled import compiled, compiled_fast
 
 TAPS = 6
 """Pixels per axis under a Lanczos-3 kernel."""
@@ -38,7 +37,7 @@ class Warped(NamedTuple):
     """Bits of the input pixels under the main lobe of the kernel, in the type of the input."""
 
     coverage: NDArray[np.float32]
-    """Share of the kernel (of the sum of |weight|) that fell on good pixels: 1 inside, 0 where there is no data."""
+    """Share of the kernel's |weight| that fell on good pixels: 1 inside, 0 where there is no data."""
 
 
 def grid_of(
@@ -49,8 +48,8 @@ def grid_of(
     Parameters
     ----------
     transform : callable
-        Takes arrays of output pixel x and y, returns the input pixel x and y (zero-based, centres at integers).
-        For two WCSs: ``lambda x, y: source.all_world2pix(*target.all_pix2world(x, y, 0), 0)``.
+        Takes arrays of output pixel x and y, returns the input pixel x and y (zero-based, centres at
+        integers). For two WCSs: ``lambda x, y: source.all_world2pix(*target.all_pix2world(x, y, 0), 0)``.
     shape : `tuple` [`int`, `int`]
         (ny, nx) of the output.
     step : `int`
@@ -125,7 +124,8 @@ def warp(
         (`area_ratio`). The default 1 is for images whose pixel is a surface brightness or whose grids have
         equal pixels; which of the two an image is depends on how it was flat-fielded, so the caller says it.
     max_lost : `float`
-        Where more than this share of the sum of |weight| falls on bad pixels or beyond the edge there is no data.
+        Where more than this share of the sum of |weight| falls on bad pixels or beyond the edge there is no
+        data.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def _weight_table() -> NDArray[np.float32]:
 _WEIGHTS = _weight_table()
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _touched(
     image: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
@@ -209,7 +209,7 @@ def _touched(
     return touched
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, inline="always")
+@compiled_fast
 def _clean_sum(
     plane: NDArray[np.float32],
     start: np.uint64,
@@ -217,10 +217,11 @@ def _clean_sum(
     weights: NDArray[np.float32],
     a: np.uint64,
     b: np.uint64,
-) -> np.float32:
-    """Sum of the 6 x 6 weighted pixels from index ``start`` of a flat plane; x weights from a, y weights from b.
+) -> Any:
+    """Sum of the 6 x 6 weighted pixels from index ``start``; x weights from index a, y weights from b.
 
-    Columns are summed first, side by side in one vector register; unsigned indices spare the wrap-around tests.
+    Columns are summed first, side by side in one vector register; unsigned indices spare the wrap-around
+    tests.
     """
     c0 = c1 = c2 = c3 = c4 = c5 = np.float32(0.0)
     for j in range(6):
@@ -242,7 +243,7 @@ def _clean_sum(
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _patchy_sum(
     image: NDArray[np.float32],
     variance: NDArray[np.float32],
@@ -274,7 +275,7 @@ def _patchy_sum(
     return flux / total, noise / (total * total), kept / reach, bits
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _resample(
     image: NDArray[np.float32],
     variance: NDArray[np.float32],

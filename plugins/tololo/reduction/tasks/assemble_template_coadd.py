@@ -60,7 +60,7 @@ class AssembleTemplateCoaddTask(pipe_base.PipelineTask):
     ConfigClass = AssembleTemplateCoaddConfig
     _DefaultName = "assembleTemplateCoadd"
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Make one template."""
         data_id = outputRefs.coadd.dataId
         patch = from_definition(butlerQC.get(inputRefs.sky_map))[data_id["tract"]].patch(data_id["patch"])

@@ -75,7 +75,7 @@ class AssociateApdbTask(pipe_base.PipelineTask):
     ConfigClass = AssociateApdbConfig
     _DefaultName = "associateApdb"
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Associate one night."""
         handles = {
             name: {_key(handle): handle for handle in butlerQC.get(getattr(inputRefs, name))}
@@ -120,7 +120,9 @@ class AssociateApdbTask(pipe_base.PipelineTask):
         )
 
         def load() -> tuple[Table, Any]:
-            return sources.get(), ForcedImages.of(difference.get(), science.get()).measure
+            table = sources.get()
+            # A detection with an objection (dipole, edge, bad pixels ...) stays in the Butler's table only.
+            return table[table["rejection"] == ""], ForcedImages.of(difference.get(), science.get()).measure
 
         return DetectorVisit(info, load)
 

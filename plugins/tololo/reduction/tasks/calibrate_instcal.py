@@ -84,7 +84,7 @@ class CalibrateInstcalTask(pipe_base.PipelineTask):
     ConfigClass = CalibrateInstcalConfig
     _DefaultName = "calibrateInstcal"
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Calibrate one detector."""
         data_id = outputRefs.calibrated.dataId
         visit, detector, band = int(data_id["visit"]), int(data_id["detector"]), data_id["band"]

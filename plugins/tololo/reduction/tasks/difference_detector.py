@@ -92,7 +92,7 @@ class DifferenceDetectorTask(pipe_base.PipelineTask):
     ConfigClass = DifferenceDetectorConfig
     _DefaultName = "differenceDetector"
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Difference one detector."""
         science = butlerQC.get(inputRefs.science)
         sky_map = from_definition(butlerQC.get(inputRefs.sky_map))

@@ -57,7 +57,7 @@ class ForcedPhotDiaObjectTask(pipe_base.PipelineTask):
     ConfigClass = ForcedPhotDiaObjectConfig
     _DefaultName = "forcedPhotDiaObject"
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Measure one detector."""
         inputs = butlerQC.get(inputRefs)
         table = self.measure(inputs["difference"], inputs["visit_image"], inputs["objects"])

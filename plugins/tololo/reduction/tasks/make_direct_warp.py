@@ -48,7 +48,7 @@ class MakeDirectWarpTask(pipe_base.PipelineTask):
     ConfigClass = MakeDirectWarpConfig
     _DefaultName = "makeDirectWarp"
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Warp one visit onto one patch."""
         data_id = outputRefs.warp.dataId
         patch = from_definition(butlerQC.get(inputRefs.sky_map))[data_id["tract"]].patch(data_id["patch"])

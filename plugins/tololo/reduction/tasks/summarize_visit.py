@@ -38,7 +38,7 @@ class SummarizeVisitTask(pipe_base.PipelineTask):
     ConfigClass = SummarizeVisitConfig
     _DefaultName = "summarizeVisit"
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:  # noqa: N802, N803
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Summarise one visit."""
         handles = sorted(butlerQC.get(inputRefs.summaries), key=lambda handle: handle.dataId["detector"])
         butlerQC.put(

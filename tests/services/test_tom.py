@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -11,7 +13,7 @@ import requests
 from tololo.facility.errors import UnavailableError
 from tololo.services import tom
 from tololo.services.home import Home
-from tololo.services.process import Daemon
+from tololo.services.process import Daemon, process_state
 
 PYTHON = tom.environment_folder() / "bin" / "python"
 pytestmark = [
@@ -74,7 +76,7 @@ def test_the_pages_have_their_styles(server):
 
 
 def test_points_are_kept_once_and_go_with_their_product(api):
-    """The stock behaviour that uploads have to cope with: a point belongs to the product that brought it first."""
+    """The stock behaviour that uploads cope with: a point belongs to the product that brought it first."""
     target = api("POST", "targets", json={"name": "unique", "type": "SIDEREAL", "ra": 10.0, "dec": -10.0})
     number = target.json()["id"]
     rows = "time,filter,magnitude,error\n58000.1,r,20.1,0.1\n58001.1,r,20.2,0.1\n"
@@ -129,6 +131,8 @@ def test_a_second_start_uses_the_first_and_a_crash_blocks_nothing(place, server)
     assert tom.start(place) == server
     assert daemon.pid() == pid
     os.kill(pid, signal.SIGKILL)
+    while process_state(pid):
+        time.sleep(0.01)
     again = tom.start(place)
     assert daemon.pid() != pid
     assert again.token == server.token
@@ -140,7 +144,7 @@ def test_a_second_start_uses_the_first_and_a_crash_blocks_nothing(place, server)
 
 def test_secrets_are_not_in_the_log_or_on_the_command_line(place, server):
     daemon = Daemon(place, "tom")
-    words = open(f"/proc/{daemon.pid()}/cmdline").read() + daemon.log.read_text()
+    words = Path(f"/proc/{daemon.pid()}/cmdline").read_text() + daemon.log.read_text()
     assert server.token not in words
     assert server.password not in words
     assert stat.S_IMODE(place.secrets_file.stat().st_mode) == 0o600

@@ -1,0 +1,188 @@
+"""Clipping: find the inputs of a stack that disagree with the others."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tololo.reduction.kernels.compiled import compiled
+
+CHUNK = 256
+"""Columns that are sorted side by side; a chunk of 20 planes stays in the second-level cache."""
+
+
+@compiled
+def sort_chunk(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    y: int,
+    first: int,
+    last: int,
+    network: NDArray[np.int64],
+    ordered: NDArray[np.float32],
+    number: NDArray[np.int32],
+) -> None:
+    """Sort the values of a piece of a row, column by column; unusable ones go last, as infinity."""
+    size = last - first
+    number[:size] = 0
+    for p in range(values.shape[0]):
+        line, own, source = ordered[p], values[p, y, first:last], noise[p, y, first:last]
+        for x in range(size):
+            usable = (own[x] - own[x]) + (source[x] - source[x]) == 0.0  # false for NaN and infinity
+            line[x] = own[x] if usable else np.float32(np.inf)
+            number[x] += np.int32(1) if usable else np.int32(0)
+    for q in range(network.shape[0]):
+        a, b = ordered[network[q, 0]], ordered[network[q, 1]]
+        for x in range(size):
+            low, high = a[x], b[x]
+            a[x] = low if low < high else high
+            b[x] = high if low < high else low
+
+
+@compiled
+def reject(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    network: NDArray[np.int64],
+    factors: NDArray[np.float64],
+    n_sigma: float,
+    allowance: float,
+    rejected: NDArray[np.uint64],
+) -> None:
+    """Set bit p of ``rejected`` where input p disagrees with the others.
+
+    The distance from the plain median, fast and a little below that from the median of the others, sorts out
+    the few pixels that are worth the full test.
+    """
+    n, ny, nx = values.shape
+    ordered, number = np.empty((n, CHUNK), np.float32), np.empty(CHUNK, np.int32)
+    middle, suspect = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    screen = np.float32((n_sigma * max(0.45, 1.0 - 1.3 / n)) ** 2)
+    share = np.float32(allowance * allowance)
+    for y in range(ny):
+        for first in range(0, nx, CHUNK):
+            last = min(nx, first + CHUNK)
+            sort_chunk(values, noise, y, first, last, network, ordered, number)
+            suspect[:] = 0.0
+            for x in range(last - first):
+                m = max(number[x], 1)
+                middle[x] = np.float32(0.5) * (ordered[(m - 1) // 2, x] + ordered[m // 2, x])
+            for p in range(n):
+                own, source = values[p, y, first:last], noise[p, y, first:last]
+                for x in range(last - first):
+                    d = own[x] - middle[x]
+                    over = d * d - screen * (source[x] + share * middle[x] * middle[x])
+                    suspect[x] = over if over > suspect[x] else suspect[x]
+            for x in range(last - first):
+                if suspect[x] > 0.0:
+                    rejected[y, first + x] = _outliers(
+                        values, noise, first + x, y, factors, n_sigma, allowance
+                    )
+
+
+@compiled
+def _gather(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    x: int,
+    y: int,
+    skip: np.uint64,
+    ranked: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    origin: NDArray[np.int64],
+) -> int:
+    """Fill the usable values of a pixel in rising order, their variances and inputs; return how many."""
+    m = 0
+    for p in range(values.shape[0]):
+        value, variance = values[p, y, x], noise[p, y, x]
+        if skip & (np.uint64(1) << np.uint64(p)) != 0 or not (
+            math.isfinite(value) and math.isfinite(variance)
+        ):
+            continue
+        k = m
+        while k > 0 and ranked[k - 1] > value:
+            ranked[k], spread[k], origin[k] = ranked[k - 1], spread[k - 1], origin[k - 1]
+            k -= 1
+        ranked[k], spread[k], origin[k] = value, variance, p
+        m += 1
+    return m
+
+
+@compiled
+def _excess(
+    ranked: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    m: int,
+    k: int,
+    factors: NDArray[np.float64],
+    allowance: float,
+) -> float:
+    """Squared distance of the k-th of m values from the median of the others, over its expected variance."""
+    if m < 2:
+        return 0.0
+    a, b = (m - 2) // 2, (m - 1) // 2
+    middle = 0.5 * (ranked[a + 1 if a >= k else a] + ranked[b + 1 if b >= k else b])
+    others = np.sum(spread[:m]) - spread[k]
+    expected = spread[k] + factors[m - 1] * others / (m - 1) ** 2 + (allowance * middle) ** 2
+    return float((ranked[k] - middle) ** 2 / max(expected, 1e-30))
+
+
+@compiled
+def _outliers(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    x: int,
+    y: int,
+    factors: NDArray[np.float64],
+    n_sigma: float,
+    allowance: float,
+) -> np.uint64:
+    """Reject the worst input of a pixel until all agree or half are left; return the rejected bits."""
+    n = values.shape[0]
+    ranked, spread, origin = np.empty(n), np.empty(n), np.empty(n, np.int64)
+    skip = np.uint64(0)
+    usable = _gather(values, noise, x, y, skip, ranked, spread, origin)
+    m = usable
+    for _ in range(usable // 2):
+        worst, largest = -1, n_sigma * n_sigma
+        for k in range(m):
+            excess = _excess(ranked, spread, m, k, factors, allowance)
+            if excess > largest:
+                worst, largest = k, excess
+        if worst < 0:
+            break
+        skip |= np.uint64(1) << np.uint64(origin[worst])
+        m = _gather(values, noise, x, y, skip, ranked, spread, origin)
+    return skip
+
+
+@compiled
+def reject_neighbours(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    factors: NDArray[np.float64],
+    n_sigma: float,
+    allowance: float,
+    rejected: NDArray[np.uint64],
+) -> None:
+    """Test the eight neighbours of each rejected pixel again: trails and cosmic rays have faint flanks."""
+    n, ny, nx = values.shape
+    seed = rejected.copy()
+    ranked, spread, origin = np.empty(n), np.empty(n), np.empty(n, np.int64)
+    for y in range(ny):
+        for x in range(nx):
+            if seed[y, x] == 0:
+                continue
+            for j in range(max(0, y - 1), min(ny, y + 2)):
+                for i in range(max(0, x - 1), min(nx, x + 2)):
+                    if rejected[j, i] != 0:
+                        continue
+                    m = _gather(values, noise, i, j, rejected[j, i], ranked, spread, origin)
+                    for k in range(m):
+                        bit = np.uint64(1) << np.uint64(origin[k])
+                        if seed[y, x] & bit != 0 and (
+                            _excess(ranked, spread, m, k, factors, allowance) > n_sigma * n_sigma
+                        ):
+                            rejected[j, i] |= bit

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from lsst.daf.butler import Butler
+
+from tololo.facility.errors import BadInputError
+from tololo.hooks.bootstrap import BootstrapPlan, bootstrap
+from tololo.hooks.butler import ButlerHook
+
+REAL = Path(os.environ.get("TOLOLO_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
+FIELD = REAL / "decam_instcal" / "field_186.744+25.462"
+
+
+@pytest.fixture
+def hook(tmp_path: Path) -> ButlerHook:
+    bootstrap(BootstrapPlan(str(tmp_path / "repo")))
+    return ButlerHook(tmp_path / "repo")
+
+
+def test_connection_names_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bootstrap(BootstrapPlan(str(tmp_path / "repo")))
+    monkeypatch.setenv("AIRFLOW_CONN_BUTLER_HERE", f'{{"conn_type": "butler", "host": "{tmp_path}/repo"}}')
+    hook = ButlerHook.from_connection("butler_here")
+    assert hook.exists()
+    assert hook.test_connection() == (True, f"Butler repository of DECam at {tmp_path}/repo")
+    monkeypatch.setenv("AIRFLOW_CONN_BUTLER_EMPTY", '{"conn_type": "butler"}')
+    with pytest.raises(BadInputError, match="butler_empty"):
+        ButlerHook.from_connection("butler_empty")
+
+
+def test_what_is_not_there(tmp_path: Path, hook: ButlerHook) -> None:
+    absent = ButlerHook(tmp_path / "absent")
+    assert not absent.exists()
+    with pytest.raises(BadInputError, match="repo_bootstrap"):
+        absent.open()
+    assert absent.test_connection()[0] is False
+    assert (hook.collections("2018*"), hook.collections("nowhere"), hook.counts("nowhere")) == ([], [], {})
+    assert (hook.count("visit_image", "refcats"), hook.count("instcal_image", "nowhere")) == (0, 0)
+    with pytest.raises(BadInputError, match="nowhere"):
+        hook.open(inputs="nowhere")
+
+
+@pytest.mark.skipif(not FIELD.is_dir(), reason=f"real InstCal exposures are not in {FIELD}")
+def test_ingest_counts_and_chains(hook: ButlerHook) -> None:
+    report = hook.ingest_instcal(FIELD)
+    assert len(report.ingested) == 9
+    assert hook.counts("20180211/instcal") == {"instcal_image": 1, "instcal_mask": 1, "instcal_weight": 1}
+    assert hook.count("instcal_image", "DECam/instcal/all") == 9
+    assert hook.count("instcal_image", "DECam/instcal/all", "instrument = 'DECam' AND band = 'r'") == 3
+    assert hook.count("instcal_image", "DECam/instcal/all", instrument="DECam", exposure=1) == 0
+    with hook.open() as butler:
+        children = butler.collections.get_info("20180211/instcal").children
+    assert children == ("refcats", "skymaps", "20180211/instcal/raw")
+    assert hook.ingest_instcal(FIELD).datasets == 0
+
+
+def test_prune_takes_runs_only(hook: ButlerHook) -> None:
+    with hook.open(writeable=True) as butler:
+        for run in ("n/p/s/20260101T000000Z", "n/p/s/20260102T000000Z"):
+            butler.collections.register(run)
+    hook.write_chain("n", None, ["refcats"])
+    with pytest.raises(BadInputError, match="'n' is a CHAINED"):
+        hook.prune(["n/p/s/20260101T000000Z", "n"])
+    assert hook.prune(["n/p/s/20260101T000000Z", "n/absent"]) == ["n/p/s/20260101T000000Z"]
+    with Butler.from_config(hook.repository) as butler:
+        assert butler.collections.get_info("n").children == ("n/p/s/20260102T000000Z", "refcats")
