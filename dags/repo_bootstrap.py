@@ -20,6 +20,7 @@ STEPS = ["create", "instrument", "skymap", "refcats", "verify"]
 with DAG(
     "repo_bootstrap",
     schedule=None,
+    max_active_runs=1,
     default_args=DEFAULT_ARGS,
     doc_md=__doc__,
     tags=["setup"],

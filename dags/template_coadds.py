@@ -22,6 +22,7 @@ BANDS = ["u", "g", "r", "i", "z", "y", "VR"]
 with DAG(
     "template_coadds",
     schedule=None,
+    max_active_runs=1,
     default_args=DEFAULT_ARGS,
     doc_md=__doc__,
     tags=["template"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronPartitionTimetable, Param
@@ -18,7 +18,7 @@ PIPELINES = INCLUDE / "pipelines" / "embedded"
 RUN = "Run"
 SELECTION = "Selection"
 
-DEFAULT_ARGS: dict[str, Any] = {"owner": "tololo", "retries": 1}
+DEFAULT_ARGS: dict[str, Any] = {"owner": "tololo", "retries": 1, "retry_delay": timedelta(seconds=20)}
 
 
 def night_timetable() -> CronPartitionTimetable:

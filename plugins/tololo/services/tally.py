@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tololo.services.demo_plan import DemoPlan
 from tololo.services.facility import Facility
 from tololo.services.home import Home
+from tololo.services.tom import TomInfo
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -25,8 +26,6 @@ def summary(home: Home, running: Facility, plan: DemoPlan) -> dict[str, Any]:
     from lsst.daf.butler import Butler
 
     from tololo.facility import collections
-    from tololo.hooks.apdb import ApdbHook
-    from tololo.hooks.tom import TomHook
 
     name = collections.apdb(plan.subset, plan.template_type)
     figures: dict[str, Any] = {
@@ -37,7 +36,7 @@ def summary(home: Home, running: Facility, plan: DemoPlan) -> dict[str, Any]:
         "web_user": running.airflow.user,
         "repository": str(home.repository),
         "registry_url": running.postgres.url("butler", driver="psycopg2"),
-        "apdb_config": str(ApdbHook.config_path(home.root / "apdb", name)),
+        "apdb_config": str(home.apdb / f"{name}.yaml"),
         "tom_url": running.tom.url,
         "truth": str(plan.truth) if plan.truth else None,
         "dag_runs": [],
@@ -55,9 +54,8 @@ def summary(home: Home, running: Facility, plan: DemoPlan) -> dict[str, Any]:
         "difference_images": len(refs["difference_image"]),
         "dia_sources": sum(len(table) for table in tables.values()),
     }
-    figures["apdb"] = ApdbHook.from_file(Path(figures["apdb_config"])).counts()
-    tom = TomHook.at(running.tom.url, token=running.tom.token)
-    figures["tom"] = {"targets": tom.count("targets"), "points": tom.count("reduceddatums")}
+    figures["apdb"] = _apdb_counts(Path(figures["apdb_config"]))
+    figures["tom"] = {"targets": _tom_count(running.tom, "targets"), "points": _tom_count(running.tom, "reduceddatums")}
     figures |= {"planted": None, "recovered": None, "false_positives": None}
     if plan.truth:
         figures |= compare_with_truth(plan.truth, tables)
@@ -110,6 +108,24 @@ def compare_with_truth(truth: Path, tables: dict[tuple[int, int], Table]) -> dic
         "recovered": len(recovered),
         "false_positives": false_positives,
     }
+
+
+def _apdb_counts(config: Path) -> dict[str, int]:
+    from tololo.reduction.apdb import open_apdb
+
+    if not config.exists():
+        return {"DiaObject": 0, "DiaSource": 0, "DiaForcedSource": 0}
+    return open_apdb(config).counts()
+
+
+def _tom_count(tom: TomInfo, what: str) -> int:
+    import requests
+
+    answer = requests.get(
+        f"{tom.url}/api/{what}/", params={"limit": 1}, headers={"Authorization": f"Token {tom.token}"}, timeout=60
+    )
+    answer.raise_for_status()
+    return int(answer.json()["count"])
 
 
 def _all(butler: Butler, kind: str) -> list[DatasetRef]:

@@ -109,14 +109,13 @@ def make_pair(
     ]
     transients = transients[apart]
 
-    def expose(fwhm, offset, scale, with_transients):
+    def expose(fwhm, offset, scale):
         image = np.zeros((side, side))
 
         def seeing(x, y):
             return fwhm * (1 + variation * ((x - y) / side))
 
-        for x, y, f in stars:
-            x, y = x + offset[0], y + offset[1]
+        for x, y, f in stars + np.array([*offset, 0]):
             ix, iy = round(x), round(y)
             place(
                 image,
@@ -124,25 +123,19 @@ def make_pair(
                 ix,
                 iy,
             )
-        for (x, y, f), h in zip(galaxies, scales, strict=True):
-            x, y = x + offset[0], y + offset[1]
+        for (x, y, f), h in zip(galaxies + np.array([*offset, 0]), scales, strict=True):
             ix, iy = round(x), round(y)
             place(image, scale * f * exponential(seeing(x, y), x - ix, y - iy, h), ix, iy)
-        if with_transients:
-            for x, y, f, _ in transients:
-                ix, iy = round(x), round(y)
-                place(image, f * moffat(seeing(x, y), x - ix, y - iy), ix, iy)
         return image
 
     # Negative "transients" are light that the template has and the science image lacks.
     faded = transients[transients[:, 2] < 0]
-    science = expose(science_fwhm, (0, 0), 1.0, False)
-    template = expose(template_fwhm, shift, 1 / flux_ratio, False)
+    science = expose(science_fwhm, (0, 0), 1.0)
+    template = expose(template_fwhm, shift, 1 / flux_ratio)
     for x, y, f, _ in transients[transients[:, 2] > 0]:
         ix, iy = round(x), round(y)
         place(science, f * moffat(science_fwhm * (1 + variation * (x - y) / side), x - ix, y - iy), ix, iy)
-    for x, y, f, _ in faded:
-        x, y = x + shift[0], y + shift[1]
+    for x, y, f, _ in faded + np.array([*shift, 0, 0]):
         ix, iy = round(x), round(y)
         place(
             template,

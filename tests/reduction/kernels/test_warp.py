@@ -48,7 +48,7 @@ def test_a_shift_by_a_fraction_matches_the_stars_painted_there():
 
 
 def test_flux_is_kept_by_rotation_and_scaling_only_with_the_area():
-    stars, image = field(np.random.default_rng(3), n=12, side=300, fwhm=5.0)
+    _, image = field(np.random.default_rng(3), n=12, side=300, fwhm=5.0)
     angle, size = np.radians(20), 0.8  # an output pixel is 0.8 x 0.8 input pixels
 
     def transform(x, y):
@@ -68,7 +68,11 @@ def test_the_variance_is_that_of_many_realisations():
     rng = np.random.default_rng(4)
     variance = rng.uniform(1, 5, (40, 40)).astype(np.float32)
     runs = [
-        resample(rng.normal(size=variance.shape) * np.sqrt(variance), lambda x, y: (x + 0.3, y + 0.45), variance=variance)
+        resample(
+            rng.normal(size=variance.shape) * np.sqrt(variance),
+            lambda x, y: (x + 0.3, y + 0.45),
+            variance=variance,
+        )
         for _ in range(2000)
     ]
     inside = np.s_[5:35, 5:35]
@@ -79,7 +83,7 @@ def test_the_variance_is_that_of_many_realisations():
 
 
 def test_a_bad_pixel_gives_its_bit_to_its_core_and_its_light_to_none():
-    stars, image = field(np.random.default_rng(5))
+    _, image = field(np.random.default_rng(5))
     bad, bits = np.zeros(image.shape, bool), np.zeros(image.shape, np.int32)
     x, y = 100, 90
     bad[y, x], bits[y, x] = True, 8

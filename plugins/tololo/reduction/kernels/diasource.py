@@ -25,6 +25,12 @@ KERNEL_ERROR = 0.005
 KERNEL_ERROR_FEW = 0.03
 """The same where fewer than 10 stars say how good the kernel is."""
 
+WING_ERROR = 0.15
+"""Part of the light in the wings of very bright stars that counts as error: a kernel ends at its radius."""
+
+WING_SNR = 1000.0
+"""Template sources above this have such wings, out to 12 FWHM."""
+
 STAR_SNR = 50.0
 """Template sources above this tell the kernel's error."""
 
@@ -34,6 +40,7 @@ FLANK = 0.1
 REASONS = (
     "masked",  # less than 0.7 of its light is on good pixels, or none of the flux could be fitted
     "flank",  # belongs to a much brighter detection beside it
+    "too faint",  # below the limit at which noise alone makes few false ones
     "kernel error",  # not significant once the kernel's error on the template's light is counted as noise
     "dipole",  # two lobes of opposite sign: a star that moved or is registered badly
     "sharper than the PSF",  # cosmic ray or hot pixel
@@ -52,6 +59,7 @@ def measure_difference(
     *,
     planes: Mapping[str, NDArray[np.bool_]] | None = None,
     threshold: float = 5.0,
+    limit: float = 5.5,
     pixel_scale: float = 0.263,
     aperture_radius: float | None = None,
 ) -> dict[str, NDArray[Any]]:
@@ -69,6 +77,9 @@ def measure_difference(
         Mask planes by the names of `FLAGS`; missing ones are taken as empty.
     threshold : `float`
         Detection threshold in units of the noise of the PSF-matched filter.
+    limit : `float`
+        Detections below this score are rejected as too faint. Noise alone makes about 0.35 peaks beyond 5
+        sigma in 1000 x 1000 pixels at 4.6 pixels FWHM, both signs counted, and 0.03 beyond 5.5.
     pixel_scale : `float`
         Arcseconds per pixel, for ``trailLength``.
     aperture_radius : `float`, optional
@@ -89,7 +100,8 @@ def measure_difference(
     The score is the PSF fit's flux over its error, divided by its own robust scatter over the image (1 if the
     variance is right). A bright star leaves residuals in proportion to its flux F: with the kernel error e,
     the 75th percentile of |residual| / F over the template's sources above S/N 50, the decisive score is flux
-    / sqrt(error^2 + (e F)^2), F being the largest template flux within a FWHM. ``snr`` is that score.
+    / sqrt(error^2 + (e F)^2), F being the largest template flux nearby, tapered with the distance. ``snr`` is
+    that score.
 
     ``reliability`` is a logistic function of plain features (see `reliability_of`), a ranking and not a
     calibrated probability.
@@ -104,7 +116,8 @@ def measure_difference(
     light = _template_light(subtraction.matched_template, kernel)
     error = kernel_error(flux, flux_variance, light, fwhm)
     floor = np.zeros_like(light)
-    _spread_light(light, flux_variance, error, math.ceil(fwhm), floor)
+    _spread_light(light, flux_variance, error, fwhm, floor)
+    _add_wings(light, *_bright_peaks(light, flux_variance), WING_ERROR / error, fwhm, floor)
 
     x, y, peak = find_peaks(score, threshold * scatter, both_signs=True, edge=2)
     order = np.argsort(-np.abs(peak), kind="stable")
@@ -166,14 +179,15 @@ def measure_difference(
         np.abs(sources["snr"]), fit["chi2"], lobe[:, 0] / np.maximum(np.abs(peak), 1e-9), good, inflation
     )
     moved = np.hypot(fit["x"] - x, fit["y"] - y)
-    limit = chi2_limit(np.abs(peak), kernel.size) * inflation**2
+    worst = chi2_limit(np.abs(peak), kernel.size) * inflation**2
     faults = {
         "masked": ~np.isfinite(fit["flux"]) | (good < 0.7) | ~np.isfinite(fit["chi2"]),
         "flank": _flanks(x, y, flux[j, i], 3.0 * fwhm),
-        "kernel error": np.abs(peak) < threshold * inflation,
+        "too faint": np.abs(peak) < limit,
+        "kernel error": np.abs(peak) < limit * inflation,
         "dipole": is_dipole,
         "sharper than the PSF": is_sharp(subtraction, fit["flux"], i, j, sign, kernel),
-        "not a point source": (fit["chi2"] > limit) & (extent < 0.15),
+        "not a point source": (fit["chi2"] > worst) & (extent < 0.1) & (trail == 0),
         "moved away": moved > max(1.0, 0.5 * fwhm),
     }
     rejection = np.full(x.size, "", dtype="<U24")
@@ -221,8 +235,8 @@ def reliability_of(
 def chi2_limit(score: NDArray[np.floating], pixels: int) -> NDArray[np.float64]:
     """Return the highest chi^2 per degree of freedom of a point source.
 
-    Five sigma of its own scatter over so many pixels, an error of the PSF of a tenth of the source, and 0.1 for the
-    variance.
+    Five sigma of its own scatter over so many pixels, an error of the PSF of a tenth of the source, and 0.1
+    for the variance.
     """
     misfit = (0.1 * np.asarray(score, float)) ** 2 / pixels
     return np.asarray(1.1 + misfit + 5.0 * math.sqrt(2.0 / pixels))
@@ -286,12 +300,21 @@ def _spread_light(
     light: NDArray[np.float32],
     flux_variance: NDArray[np.float32],
     error: float,
-    reach: int,
+    fwhm: float,
     floor: NDArray[np.float32],
 ) -> None:
-    """Fill ``floor`` with the largest template flux within ``reach`` whose kernel error matters."""
+    """Fill ``floor`` with the largest nearby template flux, tapered, where its kernel error matters.
+
+    The lobes that a wrong kernel leaves lie within a FWHM of the star: the taper is a Gaussian of sigma 0.6
+    FWHM.
+    """
     ny, nx = light.shape
     share = np.float32(16.0 * error * error)
+    reach = math.ceil(1.5 * fwhm)
+    taper = np.empty((2 * reach + 1, 2 * reach + 1), np.float32)
+    for j in range(-reach, reach + 1):
+        for i in range(-reach, reach + 1):
+            taper[j + reach, i + reach] = math.exp(-0.5 * (i * i + j * j) / (0.6 * fwhm) ** 2)
     for y in range(ny):
         for x in range(nx):
             value = light[y, x]
@@ -299,8 +322,37 @@ def _spread_light(
                 continue
             for j in range(max(0, y - reach), min(ny, y + reach + 1)):
                 for i in range(max(0, x - reach), min(nx, x + reach + 1)):
-                    if (j - y) ** 2 + (i - x) ** 2 <= reach * reach and floor[j, i] < value:
-                        floor[j, i] = value
+                    floor[j, i] = max(floor[j, i], value * taper[j - y + reach, i - x + reach])
+
+
+@compiled
+def _add_wings(
+    light: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    factor: float,
+    fwhm: float,
+    floor: NDArray[np.float32],
+) -> None:
+    """Raise ``floor`` to ``factor`` times the light in the wings of stars, from 1.5 to 12 FWHM."""
+    ny, nx = light.shape
+    reach = math.ceil(12.0 * fwhm)
+    for s in range(x.size):
+        ci, cj = round(x[s]), round(y[s])
+        for j in range(max(0, cj - reach), min(ny, cj + reach + 1)):
+            for i in range(max(0, ci - reach), min(nx, ci + reach + 1)):
+                if 2.25 * fwhm * fwhm < (i - ci) ** 2 + (j - cj) ** 2 <= reach * reach:
+                    floor[j, i] = max(floor[j, i], factor * light[j, i])
+
+
+def _bright_peaks(
+    light: NDArray[np.float32], flux_variance: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the positions of the template's sources above `WING_SNR`, saturated ones included."""
+    usual = flux_variance[:: max(1, light.shape[0] // 200), :: max(1, light.shape[1] // 200)]
+    noise = math.sqrt(float(np.median(usual[np.isfinite(usual)]))) if np.isfinite(usual).any() else 1.0
+    x, y, _ = find_peaks(light, WING_SNR * noise, edge=1)
+    return x, y
 
 
 def _flanks(

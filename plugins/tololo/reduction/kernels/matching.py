@@ -104,7 +104,7 @@ class SpatialKernel:
     """Coefficients of the difference of the two backgrounds, in the same polynomial terms (may be fewer)."""
 
     box: tuple[float, float, float, float]
-    """Range of the stars used (lowest and highest x, lowest and highest y): beyond it the kernel stays as it is."""
+    """Lowest and highest x, lowest and highest y of the stars used: beyond, the kernel stays as it is there."""
 
     @property
     def sum(self) -> float:
@@ -201,9 +201,9 @@ def cut_stamps(
     return Stamps(
         x0.astype(float) + half,
         y0.astype(float) + half,
-        model.reshape(n, -1, side**2),
-        target.reshape(n, -1),
-        shares.reshape(n, -1),
+        model.reshape(n, model.shape[1], side**2),
+        target.reshape(n, side**2),
+        shares.reshape(n, side**2),
     )
 
 
