@@ -1,15 +1,16 @@
 """
 # Difference imaging
 
-Subtracts the template from each visit of a night, finds what changed, associates it with known diaObjects in the Alert
-Production Database (APDB), visit after visit in time order, and measures every known diaObject in the night's images.
+Subtracts the template from each visit of a night, finds what changed, associates it with known diaObjects in
+the Alert Production Database (APDB), visit after visit in time order, and measures every known diaObject in
+the night's images.
 
-**Makes** `template_detector`, `difference_image`, `dia_source_unfiltered`, `dia_source` and `forced_source` in the chain
-`{night}/{subset}/{type}/diff_instcal`, and rows in the APDB `{subset}_{type}`.
+**Makes** `template_detector`, `difference_image`, `dia_source_unfiltered`, `dia_source` and `forced_source`
+in the chain `{night}/{subset}/{type}/diff_instcal`, and rows in the APDB `{subset}_{type}`.
 
-**Safe to repeat**: a visit that the APDB holds is neither stored twice nor dropped. Nights must come in time order; an
-earlier night that comes late is refused, because it would rewrite history. A detector that no template covers is
-reported as *no data*, with the reason.
+**Safe to repeat**: a visit that the APDB holds is neither stored twice nor dropped. Nights must come in time
+order; an earlier night that comes late is refused, because it would rewrite history. A detector that no
+template covers is reported as *no data*, with the reason.
 """
 
 from airflow.sdk import DAG, Param
@@ -64,7 +65,8 @@ with DAG(
             type="string",
             enum=["use", "refuse", "reset"],
             title="APDB policy",
-            description="What to do when it exists: use it, refuse to, or reset it (which deletes all that it holds).",
+            description="What to do when it exists: use it, refuse to, or reset it "
+            "(which deletes all that it holds).",
             section="APDB",
         ),
     },

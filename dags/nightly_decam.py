@@ -1,19 +1,21 @@
 """
 # Nightly DECam
 
-Turns one night of NOIRLab Community Pipeline **InstCal** exposures into calibrated visits: it searches the data folder
-by header, ingests what is complete, measures PSF and photometry, checks the astrometry and measures the zero point
-against the reference stars, and writes a summary of each visit.
+Turns one night of NOIRLab Community Pipeline **InstCal** exposures into calibrated visits: it searches the
+data folder by header, ingests what is complete, measures PSF and photometry, checks the astrometry and
+measures the zero point against the reference stars, and writes a summary of each visit.
 
-**Makes** `visit_image`, `single_visit_star`, `detector_summary` and `visit_summary` in the chain `{night}/instcal`.
+**Makes** `visit_image`, `single_visit_star`, `detector_summary` and `visit_summary` in the chain
+`{night}/instcal`.
 
-**Schedule** every day at 12:00 UTC, when the night has ended; paused until you unpause it. The run's partition key is
-the night. A run by hand takes the param *Night*. For a range of nights:
+**Schedule** every day at 12:00 UTC, when the night has ended; paused until you unpause it. The run's
+partition key is the night. A run by hand takes the param *Night*. For a range of nights:
 
     bin/airflow backfill create --dag-id nightly_decam --from-date 2019-04-01 --to-date 2019-04-10
 
-**Safe to repeat**: what is ingested or calibrated already is left alone. A night without exposures is skipped, with the
-reason. A truncated file, a missing weight map or an unknown filter stops the run before anything is ingested.
+**Safe to repeat**: what is ingested or calibrated already is left alone. A night without exposures is
+skipped, with the reason. A truncated file, a missing weight map or an unknown filter stops the run before
+anything is ingested.
 """
 
 from airflow.sdk import DAG, Param

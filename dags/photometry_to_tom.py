@@ -1,12 +1,12 @@
 """
 # Photometry to TOM
 
-Publishes light curves of the APDB's diaObjects in a TOM Toolkit server: finds or creates each target, uploads the light
-curve as a new version, reads it back, compares it point by point, and only then deletes the older version. Nothing is
-lost when the TOM dies in the middle, nothing is doubled by a second run.
+Publishes light curves of the APDB's diaObjects in a TOM Toolkit server: finds or creates each target, uploads
+the light curve as a new version, reads it back, compares it point by point, and only then deletes the older
+version. Nothing is lost when the TOM dies in the middle, nothing is doubled by a second run.
 
-**Publishes** MJD (UTC for the TOM, TAI in a column of its own), AB magnitude with error or limit, filter, telescope,
-instrument.
+**Publishes** MJD (UTC for the TOM, TAI in a column of its own), AB magnitude with error or limit, filter,
+telescope, instrument.
 
 **Targets** by default the diaObjects with the most significant detections; or a list, one target a line:
 `name ra dec` in degrees.
@@ -50,7 +50,8 @@ with DAG(
             minimum=1,
             maximum=1000,
             title="diaObjects",
-            description="How many diaObjects to publish, the most significant first; not used with a list of targets.",
+            description="How many diaObjects to publish, the most significant first; "
+            "not used with a list of targets.",
             section="Light curves",
         ),
         "targets": Param(

@@ -1,12 +1,12 @@
 """
 # Repository bootstrap
 
-Creates the Butler repository and fills it with what every night needs: the instrument with its 62 science detectors and
-filters, the sky map, the reference catalogue cut into HTM shards, the collections. Ends with a verification that
-prints, for each of these, what was expected and what was found.
+Creates the Butler repository and fills it with what every night needs: the instrument with its 62 science
+detectors and filters, the sky map, the reference catalogue cut into HTM shards, the collections. Ends with a
+verification that prints, for each of these, what was expected and what was found.
 
-**Safe to repeat**: what exists is left alone, what is missing is added. A repository of another instrument, or one with
-another registry, is refused.
+**Safe to repeat**: what exists is left alone, what is missing is added. A repository of another instrument,
+or one with another registry, is refused.
 """
 
 from airflow.sdk import DAG, Param
@@ -54,7 +54,8 @@ with DAG(
             None,
             type=["null", "string"],
             title="Reference stars",
-            description="Folder or file with a table of reference stars; empty: the facility's configuration.",
+            description="Folder or file with a table of reference stars; "
+            "empty: the facility's configuration.",
             section="Repository",
         ),
         "steps": Param(

@@ -1,14 +1,15 @@
 """
 # Template coadds
 
-Combines the visits of several nights into templates for difference imaging, by patch and band. A template has versions:
-with the same inputs nothing is done, with other inputs a new version is made, and the chain
+Combines the visits of several nights into templates for difference imaging, by patch and band. A template has
+versions: with the same inputs nothing is done, with other inputs a new version is made, and the chain
 `{subset}/{type}/coadd` always points at the accepted one.
 
 **Makes** `direct_warp` and `template_coadd` below `{subset}/{type}/coadd/v<N>`; what went in is tagged in
 `{subset}/{type}/coadd/inputs`.
 
-**Example** `{"nights": "20190301:20190331", "coadd_subset": "2019", "template_type": "meanclip", "bands": ["r"]}`
+**Example**
+`{"nights": "20190301:20190331", "coadd_subset": "2019", "template_type": "meanclip", "bands": ["r"]}`
 """
 
 from airflow.sdk import DAG, Param
@@ -34,7 +35,8 @@ with DAG(
             "",
             type="string",
             title="Nights",
-            description="A list (20190401, 20190402), a range (20190401:20190430) or a glob (201904*); empty: all nights.",
+            description="A list (20190401, 20190402), a range (20190401:20190430) or a glob (201904*); "
+            "empty: all nights.",
             section="Selection",
         ),
         "bands": Param(

@@ -12,7 +12,9 @@ PAGE = ROOT / "docs" / "dags.md"
 
 def render() -> str:
     """Return the page: one section for each DAG file, in alphabetical order."""
-    parts = ["# The DAGs\n\nWritten by `make docs` from the docstrings in `dags/`, which the web UI shows too.\n"]
+    parts = [
+        "# The DAGs\n\nWritten by `make docs` from the docstrings in `dags/`, which the web UI shows too.\n"
+    ]
     for path in sorted((ROOT / "dags").glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         title, _, body = text.strip().partition("\n")

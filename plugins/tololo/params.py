@@ -22,13 +22,25 @@ DEFAULT_ARGS: dict[str, Any] = {"owner": "tololo", "retries": 1, "retry_delay": 
 
 
 def night_timetable() -> CronPartitionTimetable:
-    """Return the timetable of nightly DAGs: midnight in UTC-12, so that the partition key is the night itself."""
-    return CronPartitionTimetable("0 0 * * *", timezone="Etc/GMT+12", run_offset=-1, key_format="%Y%m%d")
+    """Return the timetable of nightly DAGs: midnight in UTC-12, so that the partition key is the night.
+
+    A DAG that is unpaused waits for its next night: by default Airflow would make a run of the last one up to
+    2.4 hours after it was due (a tenth of the interval, also where ``run_immediately`` is false).
+    """
+    return CronPartitionTimetable(
+        "0 0 * * *",
+        timezone="Etc/GMT+12",
+        run_offset=-1,
+        run_immediately=timedelta(0),
+        key_format="%Y%m%d",
+    )
 
 
 def common_params() -> dict[str, Param]:
     """Return the params that every DAG has."""
-    sites = sorted(path.stem for path in (INCLUDE / "pipelines" / "bps").glob("*.yaml") if path.stem != "common")
+    sites = sorted(
+        path.stem for path in (INCLUDE / "pipelines" / "bps").glob("*.yaml") if path.stem != "common"
+    )
     return {
         "repo": Param(
             "butler_default",
@@ -43,7 +55,8 @@ def common_params() -> dict[str, Param]:
             type=["null", "string"],
             pattern=r"^\d{8}$",
             title="Night",
-            description="Observing night (LSST day_obs) as YYYYMMDD; empty: the partition key, else the night that just ended.",
+            description="Observing night (LSST day_obs) as YYYYMMDD; "
+            "empty: the partition key, else the night that just ended.",
             section=SELECTION,
         ),
         "detectors": Param(
@@ -117,7 +130,7 @@ def threshold_param() -> dict[str, Param]:
 
 
 def night_of(context: Context | Mapping[str, Any]) -> str:
-    """Return the night of a run: its partition key, else its param, else the night that ended before it was due."""
+    """Return the night of a run: its partition key, else its param, else the last night before it was due."""
     run = context["dag_run"]
     due = run.run_after or datetime.now(UTC)
     return str(resolve_night(run.partition_key, context["params"].get("night"), due))

@@ -35,7 +35,9 @@ _BUTLER: dict[str, Any] = {
     },
     "conn-fields": {
         "instrument": _choice("Instrument", ["DECam"], "The instrument whose data the repository holds."),
-        "registry": _choice("Registry", ["postgresql", "sqlite"], "Database of a repository that is to be created."),
+        "registry": _choice(
+            "Registry", ["postgresql", "sqlite"], "Database of a repository that is to be created."
+        ),
         "registry_url": {
             "label": "Registry URL",
             "description": "Database of a repository that is to be created; without a password.",
@@ -73,6 +75,8 @@ _TOM: dict[str, Any] = {
         "placeholders": {"host": "https://tom.example.org"},
     },
     "conn-fields": {
-        "create_targets": _choice("Missing targets", ["create", "refuse"], "What to do when the TOM lacks a target."),
+        "create_targets": _choice(
+            "Missing targets", ["create", "refuse"], "What to do when the TOM lacks a target."
+        ),
     },
 }

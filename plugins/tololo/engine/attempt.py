@@ -6,6 +6,7 @@ operator only reads it, so either of the two can die without the other losing an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -22,8 +23,9 @@ ENDED = ("done", "planned", "empty", "error")
 class AttemptState:
     """Where an attempt stands.
 
-    ``phase`` is one of `LIVE` or `ENDED`; ``expected`` and ``finished`` count quanta by task label;
-    ``outcome`` is `RunOutcome` as a dict once the phase is ``done`` (or ``planned``, after a dry run); ``error`` holds what, where and remedy.
+    ``phase`` is one of `LIVE` or `ENDED`; ``expected`` and ``finished`` count quanta by task label; ``outcome``
+    is `RunOutcome` as a dict once the phase is ``done`` (or ``planned``, after a dry run); ``error`` holds what,
+    where and remedy.
     """
 
     phase: str = "starting"
@@ -78,10 +80,21 @@ class Attempt:
         """Write the state."""
         write_json(self.folder / "state.json", asdict(state))
 
+    def record_launch(self, pid: int) -> None:
+        """Write the first state of a driver that was just started, unless it has written one itself.
+
+        Without it, whoever attaches while the driver starts up would take it for dead and start another.
+        """
+        beside = self.folder / f".launched.{pid}"
+        write_json(beside, asdict(AttemptState(pid=pid, pid_started=process_started(pid))))
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, self.folder / "state.json")
+        beside.unlink()
+
     def is_alive(self) -> bool:
         """Tell whether the driver that recorded this state still runs (and is not another with its pid)."""
         state = self.state
-        return state.pid > 0 and process_started(state.pid) == state.pid_started
+        return state.pid_started != "" and process_started(state.pid) == state.pid_started
 
 
 def process_started(pid: int) -> str:

@@ -1,6 +1,6 @@
 """The detached process that carries one attempt from the request to the outcome.
 
-``python -m tololo.engine.driver FOLDER``: builds the graph, submits it to bps, waits, judges, writes the chain.
+``python -m tololo.engine.driver FOLDER``: builds the graph, submits it, waits, judges, writes the chain.
 It holds the stack imported, so that none of these steps starts a process of its own for it.
 """
 

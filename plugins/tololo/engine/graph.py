@@ -59,7 +59,9 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
         components = builder.finish(attach_datastore_records=True)
     except FileNotFoundError as error:
         raise BadInputError(
-            "The pipeline file is not there", where=request.pipeline, remedy=f"name an existing file ({error})"
+            "The pipeline file is not there",
+            where=request.pipeline,
+            remedy=f"name an existing file ({error})",
         ) from error
     except QuantumGraphBuilderError as error:
         raise NothingToDoError(

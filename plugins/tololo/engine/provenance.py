@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lsst.pipe.base import QuantumAttemptStatus, QuantumSuccessCaveats
 from lsst.pipe.base.quantum_graph import ProvenanceQuantumGraphReader
@@ -28,41 +29,44 @@ def read_outcome(path: Path, run: str, chain: str, expected: dict[str, int], sec
     Returns
     -------
     outcome : `RunOutcome`
-        Counts by label and a reason for each failed quantum. A quantum that left neither log nor metadata, and
-        one that was blocked by such, counts as failed and retriable.
+        Counts by label and a reason for each failed quantum. A quantum that left neither log nor metadata,
+        and one that was blocked by such, counts as failed and retriable.
     """
     outcome = RunOutcome(run, chain, seconds, empty_labels(expected))
     if not path.exists():
-        for label in outcome.labels.values():
-            label["failed_retriable"] = label["expected"]
+        for counts in outcome.labels.values():
+            counts["failed_retriable"] = counts["expected"]
         outcome.reasons.append("the run left no provenance: its final job did not end")
         return outcome
     with ProvenanceQuantumGraphReader.open(str(path)) as reader:
         reader.read_full_graph()
         graph = reader.graph
-    nodes = graph.quantum_only_xgraph.nodes
-    blocked_by_permanent: set[str] = set()
+    quantum_graph = graph.quantum_only_xgraph
+    failed_permanent: set[Any] = set()
     for label, quanta in graph.quanta_by_task.items():
         counts = outcome.labels.setdefault(label, empty_labels({label: len(quanta)})[label])
         for data_id, quantum_id in quanta.items():
-            info = nodes[quantum_id]
+            info = quantum_graph.nodes[quantum_id]
             status, caveats = info["status"], info["caveats"]
             exception = info["exception"]
             text = f"{exception.type_name}: {exception.message}" if exception else ""
-            where = ", ".join(f"{k}={v}" for k, v in data_id.required.items() if k not in ("instrument", "skymap"))
+            where = ", ".join(
+                f"{k}={v}" for k, v in data_id.required.items() if k not in ("instrument", "skymap")
+            )
             if status.has_metadata:
                 no_work = caveats is not None and bool(caveats & QuantumSuccessCaveats.NO_WORK)
                 counts["no_data" if no_work else "done"] += 1
                 continue
             if status is QuantumAttemptStatus.BLOCKED:
-                kind = "failed_permanent" if blocked_by_permanent else "failed_retriable"
+                hopeless = not failed_permanent.isdisjoint(quantum_graph.predecessors(quantum_id))
+                kind = "failed_permanent" if hopeless else "failed_retriable"
                 text = "not run, because what it needs failed"
             elif status is QuantumAttemptStatus.FAILED:
                 kind = "failed_retriable" if is_retriable(text) else "failed_permanent"
             else:
                 kind, text = "failed_retriable", "its process ended without a word (killed?)"
             if kind == "failed_permanent":
-                blocked_by_permanent.add(label)
+                failed_permanent.add(quantum_id)
             counts[kind] += 1
             outcome.reasons.append(f"{label} ({where}): {text or status.name}")
     return outcome

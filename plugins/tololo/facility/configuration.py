@@ -1,4 +1,4 @@
-"""The facility's configuration: YAML that is validated once, at the door, and a typed object from there on."""
+"""The facility's configuration: YAML, validated once at the door, and a typed object from there on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ _NAME = {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["name", "instrument", "repository", "registry", "skymap", "site", "cores", "templates", "difference"],
+    "required": [
+        "name",
+        "instrument",
+        "repository",
+        "registry",
+        "skymap",
+        "site",
+        "cores",
+        "templates",
+        "difference",
+    ],
     "properties": {
         "name": {"type": "string", "minLength": 1},
         "instrument": {"enum": ["DECam"]},
@@ -91,13 +101,17 @@ def facility(path: str = "") -> Facility:
     BadInputError
         The file is missing, is not YAML, or breaks the schema; the message names file, line and key.
     """
-    return read_facility(Path(path or os.environ.get("TOLOLO_FACILITY") or INCLUDE / "configs" / "facility.yaml"))
+    return read_facility(
+        Path(path or os.environ.get("TOLOLO_FACILITY") or INCLUDE / "configs" / "facility.yaml")
+    )
 
 
 def read_facility(path: Path) -> Facility:
     """Read and validate a facility's YAML file; see `facility`."""
     content = _validated(path)
-    expanded = {key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in content.items()}
+    expanded: dict[str, Any] = {
+        key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in content.items()
+    }
     difference = expanded["difference"]
     return Facility(
         name=expanded["name"],
@@ -125,7 +139,9 @@ def _validated(path: Path) -> dict[str, Any]:
         text = path.read_text()
     except OSError as error:
         raise BadInputError(
-            "The facility's configuration cannot be read", str(path), f"set TOLOLO_FACILITY ({error.strerror})"
+            "The facility's configuration cannot be read",
+            str(path),
+            f"set TOLOLO_FACILITY ({error.strerror})",
         ) from error
     try:
         node = yaml.compose(text)
@@ -139,7 +155,9 @@ def _validated(path: Path) -> dict[str, Any]:
         key = ".".join(str(part) for part in fault.absolute_path) or "(top)"
         line = _line(node, list(fault.absolute_path))
         raise BadInputError(
-            f"Wrong configuration: {fault.message}", f"{path}, line {line}, key {key}", "docs/configure.md says what is allowed"
+            f"Wrong configuration: {fault.message}",
+            f"{path}, line {line}, key {key}",
+            "docs/configure.md says what is allowed",
         )
     return dict(content)
 

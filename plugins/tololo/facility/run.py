@@ -92,7 +92,13 @@ class RunOutcome:
     def summary(self) -> dict[str, Any]:
         """Return the outcome in the form that users rely on (an XCom of small numbers and names)."""
         totals = {count: self.total(count) for count in COUNTS}
-        return {"run": self.run, "chain": self.chain, **totals, "seconds": self.seconds, "labels": self.labels}
+        return {
+            "run": self.run,
+            "chain": self.chain,
+            **totals,
+            "seconds": self.seconds,
+            "labels": self.labels,
+        }
 
     def check(self, threshold: float) -> None:
         """Raise if too few quanta are good.

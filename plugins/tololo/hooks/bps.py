@@ -35,7 +35,9 @@ class BpsHook:
 
     def latest(self) -> Attempt | None:
         """Return the newest attempt, if there is one."""
-        numbers = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if (path / "request.json").exists())
+        numbers = sorted(
+            int(path.name) for path in self.folder.glob("[0-9]*") if (path / "request.json").exists()
+        )
         return Attempt(self.folder / str(numbers[-1])) if numbers else None
 
     def attach_or_start(self, request: RunRequest) -> Attempt:
@@ -52,7 +54,7 @@ class BpsHook:
     def _launch(self, attempt: Attempt) -> None:
         # A job that inherits stdin would hold the task supervisor's socket and hide the task's death.
         with open(attempt.log, "ab") as log:
-            subprocess.Popen(
+            driver = subprocess.Popen(
                 [sys.executable, "-m", "tololo.engine.driver", str(attempt.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -60,6 +62,7 @@ class BpsHook:
                 start_new_session=True,
                 env=job_environment(),
             )
+        attempt.record_launch(driver.pid)
 
     def poll(self, attempt: Attempt, started: float) -> AttemptState | None:
         """Return the state of an attempt that goes on or has ended.
@@ -85,9 +88,15 @@ class BpsHook:
         state = attempt.state
         if state.phase in ENDED:
             return state
-        tail = "\n".join(attempt.log.read_text(errors="replace").splitlines()[-5:]) if attempt.log.exists() else ""
+        tail = (
+            "\n".join(attempt.log.read_text(errors="replace").splitlines()[-5:])
+            if attempt.log.exists()
+            else ""
+        )
         raise UnavailableError(
-            f"The driver of the run died in phase {state.phase!r}: {tail}", str(attempt.log), "try the task again"
+            f"The driver of the run died in phase {state.phase!r}: {tail}",
+            str(attempt.log),
+            "try the task again",
         )
 
     def cancel(self) -> None:
@@ -107,7 +116,7 @@ class BpsHook:
 
 
 def job_environment() -> dict[str, str]:
-    """Return the environment of jobs: one thread each, and the commands of this installation first in the path."""
+    """Return the environment of jobs: one thread each, this installation's commands first in the path."""
     threads = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
     )

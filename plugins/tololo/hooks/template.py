@@ -36,8 +36,8 @@ class TemplateSelection:
 class TemplateHook:
     """The versions of one template.
 
-    A version is a set of visit images: it is tagged in ``{coadd}/v<N>/inputs`` and never changes. The RUNs of the
-    version lie below ``{coadd}/v<N>``, and the chain ``{coadd}`` points at the accepted one.
+    A version is a set of visit images: it is tagged in ``{coadd}/v<N>/inputs`` and never changes. The RUNs of
+    the version lie below ``{coadd}/v<N>``, and the chain ``{coadd}`` points at the accepted one.
 
     Parameters
     ----------
@@ -77,9 +77,10 @@ class TemplateHook:
             chosen = select_nights(nights, there) if nights.strip() else sorted(there)
             refs = self._images(butler, [night for night in chosen if night in there], where)
             if not refs:
+                nights_there = ", ".join(map(str, sorted(there))) or "none"
                 raise NothingToDoError(
                     f"No visit image is selected by nights {nights or 'all'!r} and {where or 'no query'!r}",
-                    f"{self.butler_hook.repository}: visits of nights {', '.join(map(str, sorted(there))) or 'none'}",
+                    f"{self.butler_hook.repository}: visits of nights {nights_there}",
                     "run nightly_decam for these nights",
                 )
             number, is_new = self._version(butler, refs)
@@ -104,8 +105,17 @@ class TemplateHook:
                 raise NothingToDoError(
                     "The version holds no template", version, "look at the task that should have made it"
                 )
-            inputs = [f"{version}/inputs", *collections.chain_inputs("coadd", "", self.coadd_subset, self.template_type)[1:]]
-            write_chain(butler, collections.coadd_inputs(self.coadd_subset, self.template_type), (), inputs[:1], drop=True)
+            inputs = [
+                f"{version}/inputs",
+                *collections.chain_inputs("coadd", "", self.coadd_subset, self.template_type)[1:],
+            ]
+            write_chain(
+                butler,
+                collections.coadd_inputs(self.coadd_subset, self.template_type),
+                (),
+                inputs[:1],
+                drop=True,
+            )
             write_chain(butler, self.chain, (), [version, *inputs[1:]], drop=True)
             return _templates(butler, self.chain)
 
@@ -121,13 +131,15 @@ class TemplateHook:
             return []
         query = f"instrument = 'DECam' AND ({where})" if where else "instrument = 'DECam'"
         return list(
-            butler.query_datasets("visit_image", chains, where=query, find_first=True, limit=None, explain=False)
+            butler.query_datasets(
+                "visit_image", chains, where=query, find_first=True, limit=None, explain=False
+            )
         )
 
     def _version(self, butler: Butler, refs: list[DatasetRef]) -> tuple[int, bool]:
         """Return the number of the version with exactly these inputs, or the next free one."""
         wanted = {ref.id for ref in refs}
-        number = 0
+        number, taken_up = 0, 0
         for name in butler.collections.query(f"{self.chain}/v*/inputs"):
             version = collections.version_of(name, self.chain) or 0
             number = max(number, version)
@@ -141,13 +153,15 @@ class TemplateHook:
 
     @staticmethod
     def _tag(butler: Butler, inputs: str, refs: list[DatasetRef]) -> None:
-        from lsst.daf.butler import CollectionType
+        from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
 
         butler.collections.register(inputs, CollectionType.TAGGED)
         butler.registry.associate(inputs, refs)
 
 
 def _templates(butler: Butler, name: str) -> int:
-    if name not in butler.collections.query("*") or not list(butler.registry.queryDatasetTypes("template_coadd")):
+    if name not in butler.collections.query("*") or not list(
+        butler.registry.queryDatasetTypes("template_coadd")
+    ):
         return 0
     return len(butler.query_datasets("template_coadd", name, find_first=True, limit=None, explain=False))

@@ -54,7 +54,9 @@ class BootstrapOperator(FacilityOperator):
         from tololo.hooks.bootstrap import BootstrapPlan, footprint_of
 
         connection = BaseHook.get_connection(params["repo"])
-        url = str(connection.extra_dejson.get("registry_url") or connection.extra_dejson.get("registry") or "")
+        url = str(
+            connection.extra_dejson.get("registry_url") or connection.extra_dejson.get("registry") or ""
+        )
         if params["registry"] == "sqlite":
             url = ""
         elif "://" not in url:
@@ -72,7 +74,9 @@ class BootstrapOperator(FacilityOperator):
             )
         stars = params["refcats"] or facility().reference_stars
         if not stars or not Path(stars).exists():
-            raise BadInputError("There are no reference stars", stars or "param refcats", "name a table or a folder")
+            raise BadInputError(
+                "There are no reference stars", stars or "param refcats", "name a table or a folder"
+            )
         refcats = {facility().refcat: str(stars)}
         return BootstrapPlan(
             repository=str(connection.host),

@@ -26,7 +26,8 @@ class RunPipelineOperator(BaseOperator):
     """Run a pipeline, or a subset of one, as one bps run in a detached process.
 
     A task that is killed and tried again finds the process of its earlier try and waits for it instead of
-    submitting twice. Success is read from the provenance in the Butler. Nothing to do is a skip, with the reason.
+    submitting twice. Success is read from the provenance in the Butler. Nothing to do is a skip, with the
+    reason.
 
     :param pipeline: pipeline file with ``#subset`` (templated).
     :param parent: collection of the result (templated); see `tololo.facility.collections`.
@@ -37,8 +38,8 @@ class RunPipelineOperator(BaseOperator):
     :param conn_id: connection of the repository (templated).
     :param site: compute site (templated).
 
-    Reads the params ``detectors``, ``where``, ``thresholds`` and ``dry_run``. Returns the counts of the run in the
-    form that `RunOutcome.summary` gives.
+    Reads the params ``detectors``, ``where``, ``thresholds`` and ``dry_run``. Returns the counts of the run in
+    the form that `RunOutcome.summary` gives.
     """
 
     template_fields: Sequence[str] = (

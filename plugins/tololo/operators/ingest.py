@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class IngestInstcalOperator(FacilityOperator):
     """Search a folder for the InstCal exposures of a night and ingest them.
 
-    Reads the params ``repo``, ``night``, ``data`` and ``dry_run``. The whole folder is checked before anything of
-    it is ingested. Returns the exposures, new and known.
+    Reads the params ``repo``, ``night``, ``data`` and ``dry_run``. The whole folder is checked before anything
+    of it is ingested. Returns the exposures, new and known.
     """
 
     def work(self, context: Context) -> Any:
@@ -42,10 +42,17 @@ class IngestInstcalOperator(FacilityOperator):
             )
         if params["dry_run"]:
             detectors = sum(len(exposure.detectors) for exposure in exposures)
-            self.log.info("Dry run: %d exposures with %d detectors would be ingested", len(exposures), detectors)
+            self.log.info(
+                "Dry run: %d exposures with %d detectors would be ingested", len(exposures), detectors
+            )
             return {"night": night, "exposures": [exposure.expnum for exposure in exposures]}
         hook = ButlerHook.from_connection(params["repo"])
         report = hook.ingest_exposures(exposures, transfer=facility().transfer)
         for note in report.skipped:
             self.log.warning("%s", note)
-        return {"night": night, "new": report.ingested, "known": report.already_there, "skipped": report.skipped}
+        return {
+            "night": night,
+            "new": report.ingested,
+            "known": report.already_there,
+            "skipped": report.skipped,
+        }

@@ -1,4 +1,4 @@
-"""What the operators that work in their own process have in common: errors become skips, failures or retries."""
+"""What operators that work in their own process share: errors become skips, failures or retries."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class NamedObject:
 class PublishLightCurvesOperator(FacilityOperator):
     """Upload the light curves of diaObjects, each as the only version of its target and label.
 
-    Reads the params ``night``, ``coadd_subset``, ``template_type``, ``apdb``, ``selection``, ``targets``, ``tom``,
-    ``publish`` and ``dry_run``. Returns the counts of created and unchanged light curves, and of points.
+    Reads the params ``night``, ``coadd_subset``, ``template_type``, ``apdb``, ``selection``, ``targets``,
+    ``tom``, ``publish`` and ``dry_run``. Returns the counts of created and unchanged light curves, and of points.
     """
 
     def work(self, context: Context) -> Any:
@@ -47,6 +47,10 @@ class PublishLightCurvesOperator(FacilityOperator):
         self.log.info("Light curves as they stand after night %s", night_of(context))
         name = params["apdb"] or collections.apdb(params["coadd_subset"], params["template_type"])
         apdb = ApdbHook()
+        if not apdb.config_path(name).exists():
+            raise NothingToDoError(
+                f"There is no APDB {name} yet", str(apdb.config_path(name)), "run difference_imaging"
+            )
         objects = self._objects(apdb, name, params)
         curves = []
         for item in objects:
@@ -54,7 +58,9 @@ class PublishLightCurvesOperator(FacilityOperator):
             if rows:
                 curves.append((item, LightCurve.from_records(item.name, item.ra, item.dec, rows)))
         if params["publish"] == "no" or params["dry_run"]:
-            self.log.info("Not published: %d light curves, %d points", len(curves), sum(len(c) for _, c in curves))
+            self.log.info(
+                "Not published: %d light curves, %d points", len(curves), sum(len(c) for _, c in curves)
+            )
             return {"targets": len(curves), "points": sum(len(curve) for _, curve in curves)}
         tom = TomHook(params["tom"])
         counts = {"targets": 0, "created": 0, "unchanged": 0, "points": 0}
@@ -74,7 +80,9 @@ class PublishLightCurvesOperator(FacilityOperator):
         table = apdb.objects(name)
         if not len(table):
             raise NothingToDoError("The APDB holds no diaObject", name, "run difference_imaging first")
-        order = sorted(range(len(table)), key=lambda i: (-_significance(table, i), int(table["diaObjectId"][i])))
+        order = sorted(
+            range(len(table)), key=lambda i: (-_significance(table, i), int(table["diaObjectId"][i]))
+        )
         return [
             NamedObject(
                 f"Tololo-{int(table['diaObjectId'][i])}",
@@ -117,13 +125,15 @@ def read_targets(text: str) -> list[tuple[str, float, float]]:
                 raise ValueError
         except ValueError:
             raise BadInputError(
-                f"The target {line.strip()!r} cannot be read", f"param targets, line {number}", "write: name ra dec"
+                f"The target {line.strip()!r} cannot be read",
+                f"param targets, line {number}",
+                "write: name ra dec",
             ) from None
     return targets
 
 
 def forced_points(table: Table, dia_object_id: int) -> list[dict[str, Any]]:
-    """Return the points of a light curve: the forced flux of each visit, which exists whether or not it was detected."""
+    """Return the points of a light curve: the forced flux of each visit, whether or not it was detected."""
     return [
         {**{name: row[name] for name in table.colnames}, "diaObjectId": dia_object_id}
         for row in table

@@ -166,9 +166,9 @@ def _register(
             f"The astrometry cannot be checked: {error.what}", where, "check WCS and reference stars"
         ) from error
     own, ref = good[matches.index], matches.reference
-    error = np.hypot(np.hypot(stars["x_err"][own], stars["y_err"][own]) / math.sqrt(2), 0.03)
+    sigma = np.hypot(np.hypot(stars["x_err"][own], stars["y_err"][own]) / math.sqrt(2), 0.03)
     fit = fit_registration(
-        stars["x"][own], stars["y"][own], references.x[ref], references.y[ref], error, min_affine=1_000_000
+        stars["x"][own], stars["y"][own], references.x[ref], references.y[ref], sigma, min_affine=1_000_000
     )
     dx, dy = (float(value) for value in fit.shift)
     size = math.hypot(dx, dy)
@@ -180,7 +180,10 @@ def _register(
         )
     if size > NOTABLE_SHIFT:
         _log.warning(
-            "%s: the archive's astrometry is off by %.2f pixels (%d stars); re-registered", where, size, fit.n_used
+            "%s: the archive's astrometry is off by %.2f pixels (%d stars); re-registered",
+            where,
+            size,
+            fit.n_used,
         )
     moved = wcs.deepcopy()
     moved.wcs.crpix = wcs.wcs.crpix + np.array([dx, dy])
@@ -209,7 +212,10 @@ def _zero_point(
     flux, error = stars["flux"][own], stars["flux_err"][own]
     try:
         return zero_point(
-            -2.5 * np.log10(flux), 2.5 / np.log(10) * error / flux, references.magnitude[ref], references.error[ref]
+            -2.5 * np.log10(flux),
+            2.5 / np.log(10) * error / flux,
+            references.magnitude[ref],
+            references.error[ref],
         )
     except NothingToDoError as fault:
         raise BadInputError(
@@ -246,7 +252,8 @@ def _assemble(
     ref_distance = np.full(len(stars), np.nan)
     ref_id[own] = references.ids[ref]
     ref_distance[own] = pixel_scale * np.hypot(
-        stars["x"][own] - references.x[ref] - shift["shift_x"], stars["y"][own] - references.y[ref] - shift["shift_y"]
+        stars["x"][own] - references.x[ref] - shift["shift_x"],
+        stars["y"][own] - references.y[ref] - shift["shift_y"],
     )
     used = psf_stars[psf_stars["used"]]
     is_psf_star = np.zeros(len(stars), bool)
@@ -325,6 +332,8 @@ def _assemble(
         **shift,
     }
     planes = Planes(
-        (data * scale).astype(np.float32), (pixels.variance * np.float32(scale**2)).astype(np.float32), raw.bits
+        (data * scale).astype(np.float32),
+        (pixels.variance * np.float32(scale**2)).astype(np.float32),
+        raw.bits,
     )
     return CalibratedDetector(planes, psf, wcs, table, zero, stats, summary)

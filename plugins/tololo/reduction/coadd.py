@@ -10,6 +10,7 @@ import numpy as np
 from lsst.images import VisitImage
 from lsst.images.cells import CellCoadd, CellGrid
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tololo.reduction.formats.images import (
     Planes,
@@ -30,6 +31,15 @@ from tololo.reduction.kernels.warp import STEP, area_ratio, grid_of, warp
 
 PSF_SIZE = 43
 """Pixels; coadds of different seeing need stamps of one size."""
+
+SEEING_REACH = 3
+"""Pixels; how far the light lies from which seeing moves some to a pixel, or takes it."""
+
+SEEING_REACH = 3
+"""Pixels; how far the light lies from which seeing moves some to a pixel, or takes it."""
+
+SEEING_REACH = 3
+"""Pixels; how far the light lies from which seeing moves some to a pixel, or takes it."""
 
 
 def overlap_box(image: VisitImage, patch: Patch) -> tuple[int, int, int, int] | None:
@@ -236,7 +246,7 @@ class Template:
 
     planes: Planes
     psfs: NDArray[np.float64]
-    depth: NDArray[np.int32]
+    depth: NDArray[np.int16]
     visits: list[int]
     weights: list[float]
 
@@ -277,12 +287,152 @@ def combine(inputs: Sequence[CoaddInput], patch: Patch, method: Method) -> Templ
         variances[view] = np.where(bad, np.nan, item.planes.variance)
         masks[view] = item.planes.bits
     weights = np.array([item.weight for item in inputs])
-    result = stack(images, variances, masks, weights, method, clipped_bit=BIT["CLIPPED"])
+    tolerance = None
+    if method == "meanclip" and len(inputs) > 1:
+        tolerance = seeing_tolerance(images, variances, masks, [item.psfs for item in inputs])
+    result = stack(
+        images, variances, masks, weights, method, tolerance=tolerance, clipped_bit=BIT["CLIPPED"]
+    )
     planes = Planes(result.image, result.variance, result.mask.astype(np.int32), x0, y0)
     empty = ~np.isfinite(result.image)
     planes.bits[empty] |= BIT["NO_DATA"]
     psfs = _mean_psfs(inputs, weights, planes, patch_cells(patch))
     return Template(planes, psfs, result.n_used, [item.visit for item in inputs], [float(w) for w in weights])
+
+
+def seeing_tolerance(
+    images: NDArray[np.float32],
+    variances: NDArray[np.float32],
+    masks: NDArray[np.int32],
+    psfs: Sequence[NDArray[np.float64]],
+) -> NDArray[np.float32] | None:
+    """Return by how much stars differ from input to input because of the seeing, as a variance.
+
+    Around a star of flux F the inputs differ by F |P_i - P_j|. From the PSFs follows the largest part c that
+    this makes of the star's light within `SEEING_REACH` pixels; so (c M / 2)^2, with M the brightest pixel of
+    the inputs' median that is so near, lets no star be clipped for the seeing, however wide its range.
+
+    Parameters
+    ----------
+    images, variances, masks : `numpy.ndarray`, (n, ny, nx)
+        The warps.
+    psfs : sequence of `numpy.ndarray`, (n_cells_y, n_cells_x, size, size)
+        Their PSFs by cell, NaN where there is none.
+
+    Returns
+    -------
+    tolerance : `numpy.ndarray`, (ny, nx), or `None`
+        `None` where fewer than two PSFs are known.
+    """
+    typical = []
+    for cells in psfs:
+        known = cells[np.isfinite(cells).all(axis=(2, 3))]
+        if len(known):
+            typical.append(np.median(known, axis=0))
+    if len(typical) < 2:
+        return None
+    size = 2 * SEEING_REACH + 1
+    stamps = np.array(typical)
+    peak = ndimage.maximum_filter(np.median(stamps, axis=0), size)
+    change = max(
+        float((np.abs(stamp - np.median(np.delete(stamps, n, axis=0), axis=0)) / peak).max())
+        for n, stamp in enumerate(stamps)
+    )
+    # Of two inputs the median would hold what either of them has too much.
+    common = stack(images, variances, masks, None, "min" if len(images) == 2 else "median")
+    light = np.nan_to_num(common.image - 3 * np.sqrt(common.variance), nan=0.0)
+    tolerance: NDArray[np.float32] = (change / 2 * ndimage.maximum_filter(np.maximum(light, 0), size)) ** 2
+    return tolerance.astype(np.float32, copy=False)
+
+
+def seeing_tolerance(
+    images: NDArray[np.float32],
+    variances: NDArray[np.float32],
+    masks: NDArray[np.int32],
+    psfs: Sequence[NDArray[np.float64]],
+) -> NDArray[np.float32] | None:
+    """Return by how much stars differ from input to input because of the seeing, as a variance.
+
+    Around a star of flux F the inputs differ by F |P_i - P_j|. From the PSFs follows the largest part c that
+    this makes of the star's light within `SEEING_REACH` pixels; so (c M / 2)^2, with M the brightest pixel of
+    the inputs' median that is so near, lets no star be clipped for the seeing, however wide its range.
+
+    Parameters
+    ----------
+    images, variances, masks : `numpy.ndarray`, (n, ny, nx)
+        The warps.
+    psfs : sequence of `numpy.ndarray`, (n_cells_y, n_cells_x, size, size)
+        Their PSFs by cell, NaN where there is none.
+
+    Returns
+    -------
+    tolerance : `numpy.ndarray`, (ny, nx), or `None`
+        `None` where fewer than two PSFs are known.
+    """
+    typical = []
+    for cells in psfs:
+        known = cells[np.isfinite(cells).all(axis=(2, 3))]
+        if len(known):
+            typical.append(np.median(known, axis=0))
+    if len(typical) < 2:
+        return None
+    size = 2 * SEEING_REACH + 1
+    stamps = np.array(typical)
+    peak = ndimage.maximum_filter(np.median(stamps, axis=0), size)
+    change = max(
+        float((np.abs(stamp - np.median(np.delete(stamps, n, axis=0), axis=0)) / peak).max())
+        for n, stamp in enumerate(stamps)
+    )
+    # Of two inputs the median would hold what either of them has too much.
+    common = stack(images, variances, masks, None, "min" if len(images) == 2 else "median")
+    light = np.nan_to_num(common.image - 3 * np.sqrt(common.variance), nan=0.0)
+    tolerance: NDArray[np.float32] = (change / 2 * ndimage.maximum_filter(np.maximum(light, 0), size)) ** 2
+    return tolerance.astype(np.float32, copy=False)
+
+
+def seeing_tolerance(
+    images: NDArray[np.float32],
+    variances: NDArray[np.float32],
+    masks: NDArray[np.int32],
+    psfs: Sequence[NDArray[np.float64]],
+) -> NDArray[np.float32] | None:
+    """Return by how much stars differ from input to input because of the seeing, as a variance.
+
+    Around a star of flux F the inputs differ by F |P_i - P_j|. From the PSFs follows the largest part c that
+    this makes of the star's light within `SEEING_REACH` pixels; so (c M / 2)^2, with M the brightest pixel of
+    the inputs' median that is so near, lets no star be clipped for the seeing, however wide its range.
+
+    Parameters
+    ----------
+    images, variances, masks : `numpy.ndarray`, (n, ny, nx)
+        The warps.
+    psfs : sequence of `numpy.ndarray`, (n_cells_y, n_cells_x, size, size)
+        Their PSFs by cell, NaN where there is none.
+
+    Returns
+    -------
+    tolerance : `numpy.ndarray`, (ny, nx), or `None`
+        `None` where fewer than two PSFs are known.
+    """
+    typical = []
+    for cells in psfs:
+        known = cells[np.isfinite(cells).all(axis=(2, 3))]
+        if len(known):
+            typical.append(np.median(known, axis=0))
+    if len(typical) < 2:
+        return None
+    size = 2 * SEEING_REACH + 1
+    stamps = np.array(typical)
+    peak = ndimage.maximum_filter(np.median(stamps, axis=0), size)
+    change = max(
+        float((np.abs(stamp - np.median(np.delete(stamps, n, axis=0), axis=0)) / peak).max())
+        for n, stamp in enumerate(stamps)
+    )
+    # Of two inputs the median would hold what either of them has too much.
+    common = stack(images, variances, masks, None, "min" if len(images) == 2 else "median")
+    light = np.nan_to_num(common.image - 3 * np.sqrt(common.variance), nan=0.0)
+    tolerance: NDArray[np.float32] = (change / 2 * ndimage.maximum_filter(np.maximum(light, 0), size)) ** 2
+    return tolerance.astype(np.float32, copy=False)
 
 
 def _mean_psfs(

@@ -47,8 +47,8 @@ class Difference:
         m = self.metadata
         return (
             f"{m['CONVOLVED']} convolved (kernel on {m['KERNEL STARS']} stars, {m['FITTED ON']}), flux ratio "
-            f"{m['FLUX RATIO']:.3f}, noise {m['NOISE RATIO']:.3f} of expected, {len(self.sources)} detections, "
-            f"{good} without objection"
+            f"{m['FLUX RATIO']:.3f}, noise {m['NOISE RATIO']:.3f} of expected, "
+            f"{len(self.sources)} detections, {good} without objection"
         )
 
 
@@ -116,7 +116,7 @@ def difference(science: VisitImage, stars: Table, template: DetectorTemplate, th
 
 
 def _bits(science: Planes, template: Planes, result: Subtraction) -> Any:
-    """Join the masks: the science image's own planes, the template's saturation, and what the kernel spoils."""
+    """Join the masks: the science image's planes, the template's saturation, what the kernel spoils."""
     bits = science.bits.copy()
     bits[(template.bits & BIT["SATURATED"]) != 0] |= BIT["SATURATED_TEMPLATE"]
     bits[~np.isfinite(result.difference)] |= BIT["NO_DATA"]

@@ -49,8 +49,8 @@ class ForcedImages:
         Returns
         -------
         table : `astropy.table.Table`
-            ``x y`` (pixels), ``psfFlux psfFluxErr`` on the difference and ``scienceFlux scienceFluxErr`` on the
-            visit image (nJy, NaN where it cannot be measured), ``flags`` and ``on_image``.
+            ``x y`` (pixels), ``psfFlux psfFluxErr`` on the difference and ``scienceFlux scienceFluxErr`` on
+            the visit image (nJy, NaN where it cannot be measured), ``flags`` and ``on_image``.
         """
         x, y = sky_to_pixel(
             self.projection, np.atleast_1d(ra).astype(float), np.atleast_1d(dec).astype(float)

@@ -16,7 +16,7 @@ ZERO_POINT = 31.4
 """Magnitude of 1 nJy (AB); the catalogue's own magnitudes come back with it."""
 
 COLOR_TERM_ERROR = 0.015
-"""Scatter of single stars about the relation between Gaia and DECam magnitudes, mag (a floor for their errors)."""
+"""Scatter of stars about the relation between Gaia and DECam magnitudes, mag (a floor for their errors)."""
 
 DAYS_PER_YEAR = 365.25
 
@@ -25,8 +25,8 @@ DAYS_PER_YEAR = 365.25
 class References:
     """Stars that fall on a detector or near it.
 
-    ``ra``, ``dec`` (ICRS degrees, at the exposure's epoch), ``x``, ``y`` (pixels by the given WCS), ``magnitude``
-    and ``error`` (AB in the band; NaN where the catalogue cannot tell), ``ids``.
+    ``ra``, ``dec`` (ICRS degrees, at the exposure's epoch), ``x``, ``y`` (pixels by the given WCS),
+    ``magnitude`` and ``error`` (AB in the band; NaN where the catalogue cannot tell), ``ids``.
     """
 
     ids: NDArray[np.int64]
@@ -83,10 +83,10 @@ def references_on(
     ra = ra + np.degrees(_column(table, "pm_ra", 0.0)) * years / np.cos(np.radians(dec))
     x, y = wcs.all_world2pix(ra, dec, 0) if len(table) else (ra, dec)
     inside = (x > -margin) & (x < nx - 1 + margin) & (y > -margin) & (y < ny - 1 + margin)
-    magnitudes = {name: _magnitude(table, name) for name in ("g", "bp", "rp")}
-    magnitude = gaia_to_decam(*(magnitudes[name][0] for name in ("g", "bp", "rp")), band)
-    color_error = np.hypot(magnitudes["bp"][1], magnitudes["rp"][1])
-    error = np.sqrt(magnitudes["g"][1] ** 2 + COLOR_TERM_ERROR**2 + (0.5 * color_error) ** 2)
+    (g, g_error), (bp, bp_error), (rp, rp_error) = (_magnitude(table, name) for name in ("g", "bp", "rp"))
+    magnitude = gaia_to_decam(g, bp, rp, band)
+    color_error = np.hypot(bp_error, rp_error)
+    error = np.sqrt(g_error**2 + COLOR_TERM_ERROR**2 + (0.5 * color_error) ** 2)
     return References(
         np.asarray(table["id"], dtype=np.int64)[inside],
         ra[inside],

@@ -56,7 +56,9 @@ class AirflowClient:
                     return response.json() if response.content else None
                 elif response.status_code < 500:
                     raise BadInputError(
-                        f"Airflow refuses {method} {path}: {response.text[:300]}", self.url, "look at the params"
+                        f"Airflow refuses {method} {path}: {response.text[:300]}",
+                        self.url,
+                        "look at the params",
                     )
                 problem = f"{response.status_code} {response.text[:200]}"
             if time.monotonic() > deadline:
@@ -80,7 +82,9 @@ class AirflowClient:
                 faults = self.call("GET", "importErrors")["import_errors"]
                 text = "; ".join(fault["stack_trace"].strip().splitlines()[-1] for fault in faults)
                 missing = ", ".join(sorted(set(dag_ids) - set(known)))
-                raise UnavailableError(f"Airflow does not show the DAGs {missing}. {text}", self.url, "see var/logs")
+                raise UnavailableError(
+                    f"Airflow does not show the DAGs {missing}. {text}", self.url, "see var/logs"
+                )
             time.sleep(0.5)
         for dag_id in dag_ids:
             if known[dag_id]["is_paused"]:

@@ -1,4 +1,4 @@
-"""The demo: the whole chain from an empty repository to light curves in a TOM, through the Airflow scheduler."""
+"""The demo: the whole chain, from an empty repository to light curves in a TOM, through Airflow's scheduler."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ DAGS = ["repo_bootstrap", "nightly_decam", "template_coadds", "difference_imagin
 def main(argv: Sequence[str]) -> int:
     """Run the demo and return its exit status: 0 only if every stage succeeded."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--data", default="", help="folder of InstCal files; without it a simulation is written")
-    parser.add_argument("--refcat", default="", help="folder of reference stars; default: gaia beside the data")
+    parser.add_argument(
+        "--data", default="", help="folder of InstCal files; without it a simulation is written"
+    )
+    parser.add_argument(
+        "--refcat", default="", help="folder of reference stars; default: gaia beside the data"
+    )
     arguments = parser.parse_args(argv)
     home = Home.from_environment()
     demo = Demo(home)
@@ -132,12 +136,16 @@ class Demo:
         if stage.state == "failed":
             for task in tasks:
                 if task["state"] == "failed":
-                    why = self.client.last_lines(stage.dag_id, stage.run_id, task["task_id"], task["try_number"])
+                    why = self.client.last_lines(
+                        stage.dag_id, stage.run_id, task["task_id"], task["try_number"]
+                    )
                     self._say(f"{stage.title} / {task['task_id']} failed: {why}")
         self._say(f"{stage.title}: {stage.state} after {stage.seconds:.0f} s")
         return True
 
-    def _report(self, figures: dict[str, Any], running: facility.Facility, path: Path, succeeded: bool) -> None:
+    def _report(
+        self, figures: dict[str, Any], running: facility.Facility, path: Path, succeeded: bool
+    ) -> None:
         rows = [
             ("visits", figures["visits"]),
             ("calibrated detectors", figures["detectors"]),
@@ -155,11 +163,12 @@ class Demo:
                 ("false positives", figures["false_positives"]),
             ]
         print("\n" + "\n".join(f"  {name:24} {value:>8}" for name, value in rows))
+        web, tom = running.airflow, running.tom
         verdict = "Every stage succeeded" if succeeded else "A STAGE FAILED"
         print(
             f"\n{verdict} after {figures['seconds']:.0f} s. Figures: {path}\n"
-            f"  Web UI  {running.airflow.url}  user {running.airflow.user}  password {running.airflow.password}\n"
-            f"  TOM     {running.tom.url}  user {running.tom.user}  password {running.tom.password}\n"
+            f"  Web UI  {web.url}  user {web.user}  password {web.password}\n"
+            f"  TOM     {tom.url}  user {tom.user}  password {tom.password}\n"
             "Both stay up until `make stop`.",
             flush=True,
         )
@@ -191,5 +200,3 @@ def _stages(plan: DemoPlan) -> list[list[Stage]]:
             )
         ],
     ]
-
-

@@ -1,4 +1,4 @@
-"""What the demo works on: a simulation, or a folder of InstCal files of which the newest night of each band is science."""
+"""What the demo works on: a simulation, or InstCal files of which each band's newest night is science."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class DemoPlan:
 
 def _query(nights: dict[str, tuple[str, ...]]) -> str:
     return " OR ".join(
-        f"(band = '{band}' AND visit.day_obs IN ({', '.join(chosen)}))" for band, chosen in sorted(nights.items())
+        f"(band = '{band}' AND visit.day_obs IN ({', '.join(chosen)}))"
+        for band, chosen in sorted(nights.items())
     )
 
 

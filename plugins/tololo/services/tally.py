@@ -55,7 +55,10 @@ def summary(home: Home, running: Facility, plan: DemoPlan) -> dict[str, Any]:
         "dia_sources": sum(len(table) for table in tables.values()),
     }
     figures["apdb"] = _apdb_counts(Path(figures["apdb_config"]))
-    figures["tom"] = {"targets": _tom_count(running.tom, "targets"), "points": _tom_count(running.tom, "reduceddatums")}
+    figures["tom"] = {
+        "targets": _tom_count(running.tom, "targets"),
+        "points": _tom_count(running.tom, "reduceddatums"),
+    }
     figures |= {"planted": None, "recovered": None, "false_positives": None}
     if plan.truth:
         figures |= compare_with_truth(plan.truth, tables)
@@ -75,8 +78,8 @@ def compare_with_truth(truth: Path, tables: dict[tuple[int, int], Table]) -> dic
     Returns
     -------
     figures : `dict`
-        ``planted``: transients planted; ``recovered``: those with a reliable source within `MATCH_PIXELS` of the
-        truth in at least one visit; ``false_positives``: reliable sources without a planted transient or
+        ``planted``: transients planted; ``recovered``: those with a reliable source within `MATCH_PIXELS` of
+        the truth in at least one visit; ``false_positives``: reliable sources without a planted transient or
         variable within 2 pixels, over all difference images.
     """
     import numpy as np
@@ -122,7 +125,10 @@ def _tom_count(tom: TomInfo, what: str) -> int:
     import requests
 
     answer = requests.get(
-        f"{tom.url}/api/{what}/", params={"limit": 1}, headers={"Authorization": f"Token {tom.token}"}, timeout=60
+        f"{tom.url}/api/{what}/",
+        params={"limit": 1},
+        headers={"Authorization": f"Token {tom.token}"},
+        timeout=60,
     )
     answer.raise_for_status()
     return int(answer.json()["count"])

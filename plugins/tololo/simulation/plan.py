@@ -102,7 +102,7 @@ class Plan:
     stars_per_deg2: float = 18000.0
     galaxies: int = 120
     transients: int = 24
-    snr: tuple[float, float] = (8.0, 90.0)
+    snr: tuple[float, float] = (11.0, 90.0)
     variable_fraction: float = 0.0
     seeing: tuple[float, float] = (0.8, 1.3)
     cosmic_rays: float = 25.0

@@ -1,4 +1,4 @@
-"""The real DECam cutouts and the stars in them, for tests that compare with the Legacy Surveys' measurements."""
+"""The real DECam cutouts and their stars, for tests that compare with the Legacy Surveys' measurements."""
 
 from __future__ import annotations
 

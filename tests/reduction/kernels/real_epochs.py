@@ -53,9 +53,6 @@ def load(stamp):
     variance = np.where(bad, np.nan, 1 / np.where(bad, 1, weight)).astype(np.float32)
     level, rms = estimate_background(image, bad, 64)
     image = image - level
-    # The sources' own measure of the background noise, as the weights leave 1 to 5 % of it out.
-    blank = ~bad & (np.abs(image) < 3 * rms)
-    variance *= np.median(rms) ** 2 / np.median(variance[blank])
     sources = sep.extract(np.where(bad, 0, image), 10 * float(np.median(rms)), mask=bad, minarea=9)
     return Epoch(stamp, image, variance, bad, wcs, float(header["FWHM"]), sources["x"], sources["y"])
 

@@ -43,12 +43,12 @@ from tololo.reduction.instrument.detectors import detector_geometry
 from tololo.reduction.kernels.psf import PixelPsf
 
 LARGEST_CELL = 256
-"""Pixels; the PSF of a coadd is one image for each cell, and a patch is cut into cells of at most this size."""
+"""Pixels; a patch is cut into cells of at most this size, and the PSF of a coadd is one image for each."""
 
 
 @dataclass
 class Planes:
-    """Image, variance and mask bits of shape (ny, nx), and the pixel coordinate (x0, y0) of the first pixel."""
+    """Image, variance and mask bits of shape (ny, nx), and the coordinates (x0, y0) of the first pixel."""
 
     image: NDArray[np.float32]
     variance: NDArray[np.float32]

@@ -26,7 +26,7 @@ BIT = {plane.name: 1 << i for i, plane in enumerate(PLANES)}
 """Value of each plane's bit."""
 
 UNUSABLE = BIT["BAD"] | BIT["SATURATED"] | BIT["COSMIC_RAY"] | BIT["NO_DATA"] | BIT["STREAK"]
-"""Planes whose pixels are not to be measured (a suspect pixel may be: a transient is suspect to the archive)."""
+"""Planes whose pixels are not to be measured (suspect ones may be: a transient is suspect to the archive)."""
 
 SCHEMA = MaskSchema(PLANES)
 

@@ -105,11 +105,11 @@ def sizes(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the excess of the mean width over the PSF's, and the trail length in arcsec.
 
-    The excess has its noise (4 / snr) taken off towards zero, so that faint points stay points. A trail of
-    length L through a PSF of variance v has the variance v + L^2 / 12 along it.
+    The excess has its noise (10 / snr) taken off towards zero, so that faint points stay points. A trail
+    of length L through a PSF of variance v has the variance v + L^2 / 12 along it.
     """
     major, minor = (np.sqrt(np.maximum(np.nan_to_num(shape[:, k], nan=1.0), 0.0)) - 1.0 for k in (0, 1))
-    noise = 4.0 / np.maximum(snr, 1.0)
+    noise = 10.0 / np.maximum(snr, 1.0)
     mean = np.sqrt((1.0 + major) * (1.0 + minor)) - 1.0
     excess = np.sign(mean) * np.maximum(np.abs(mean) - noise, 0.0)
     stretch = np.where(major > np.maximum(noise, 0.1), (1.0 + major) ** 2 - 1.0, 0.0)

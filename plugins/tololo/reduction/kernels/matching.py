@@ -104,7 +104,7 @@ class SpatialKernel:
     """Coefficients of the difference of the two backgrounds, in the same polynomial terms (may be fewer)."""
 
     box: tuple[float, float, float, float]
-    """Lowest and highest x, lowest and highest y of the stars used: beyond, the kernel stays as it is there."""
+    """Lowest and highest x, lowest and highest y of the stars used: beyond it the kernel stays."""
 
     @property
     def sum(self) -> float:

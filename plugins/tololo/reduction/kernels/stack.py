@@ -61,6 +61,7 @@ def stack(
     *,
     n_sigma: float = 4.0,
     psf_allowance: float = 0.15,
+    tolerance: NDArray[np.float32] | None = None,
     clipped_bit: int = 0,
 ) -> Stacked:
     """Combine aligned, equally scaled and background-subtracted images.
@@ -82,6 +83,12 @@ def stack(
     psf_allowance : `float`
         meanclip: part of the local signal that counts as one sigma of noise, so that stars of good and bad
         seeing are not taken for outliers of one another.
+    tolerance : `numpy.ndarray`, (ny, nx), optional
+        meanclip: variance by which inputs may differ beyond their noise, where more is known of it.
+    tolerance : `numpy.ndarray`, (ny, nx), optional
+        meanclip: variance by which inputs may differ beyond their noise, where more is known of it.
+    tolerance : `numpy.ndarray`, (ny, nx), optional
+        meanclip: variance by which inputs may differ beyond their noise, where more is known of it.
     clipped_bit : `int`
         Mask value (2 ** bit) that is set where meanclip rejected an input; 0 for none.
 
@@ -152,8 +159,9 @@ def stack(
         else:
             rejected = np.zeros(values.shape[1:], np.uint64)
             if method == "meanclip" and n > 1:
-                reject(values, noise, _network(n), factors, n_sigma, psf_allowance, rejected)
-                reject_neighbours(values, noise, factors, n_sigma / 2, psf_allowance, rejected)
+                expected = noise if tolerance is None else noise + tolerance[low:high]
+                reject(values, expected, _network(n), factors, n_sigma, psf_allowance, rejected)
+                reject_neighbours(values, expected, factors, n_sigma / 2, psf_allowance, rejected)
             _mean(
                 values[:, inner], noise[:, inner], bits[:, inner], rejected[inner], share, clipped_bit, *out
             )

@@ -268,8 +268,8 @@ def remove_background(
         nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
         levels = levels[tuple(nearest)]
     if min(cells) >= 3:
-        # A cell full of a star's halo stands out from its neighbours and takes their median. The odd reflection
-        # continues a slope beyond the edge: cells at the edge do not stand out for lying on one.
+        # A cell full of a star's halo stands out from its neighbours and takes their median. The odd
+        # reflection continues a slope beyond the edge: cells there do not stand out for lying on one.
         wider = np.pad(levels, 1, mode="reflect", reflect_type="odd")
         around = ndimage.median_filter(wider, 3)[1:-1, 1:-1]
         usual = 1.4826 * np.median(np.abs(levels - around))

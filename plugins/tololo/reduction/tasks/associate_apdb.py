@@ -68,8 +68,8 @@ class AssociateApdbConfig(pipe_base.PipelineTaskConfig, pipelineConnections=Asso
 class AssociateApdbTask(pipe_base.PipelineTask):
     """Walk the night's visits in time order; see `tololo.reduction.association`.
 
-    One quantum does the whole night: no batch system can then mix up the order of the visits. A visit that the
-    APDB holds is left as it is, so the quantum can be killed and run again.
+    One quantum does the whole night: no batch system can then mix up the order of the visits. A visit that
+    the APDB holds is left as it is, so the quantum can be killed and run again.
     """
 
     ConfigClass = AssociateApdbConfig

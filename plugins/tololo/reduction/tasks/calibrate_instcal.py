@@ -72,9 +72,7 @@ class CalibrateInstcalConnections(
     )
 
 
-class CalibrateInstcalConfig(
-    pipe_base.PipelineTaskConfig, pipelineConnections=CalibrateInstcalConnections
-):
+class CalibrateInstcalConfig(pipe_base.PipelineTaskConfig, pipelineConnections=CalibrateInstcalConnections):
     """No choices."""
 
 
@@ -89,8 +87,9 @@ class CalibrateInstcalTask(pipe_base.PipelineTask):
         data_id = outputRefs.calibrated.dataId
         visit, detector, band = int(data_id["visit"]), int(data_id["detector"]), data_id["band"]
         where = f"visit {visit}, detector {detector}"
-        planes = (butlerQC.get(ref) for ref in (inputRefs.image, inputRefs.weight, inputRefs.mask))
-        pixels = instcal_pixels(*planes, where)
+        pixels = instcal_pixels(
+            butlerQC.get(inputRefs.image), butlerQC.get(inputRefs.weight), butlerQC.get(inputRefs.mask), where
+        )
         info = ObservationInfo(dict(pixels.header), pedantic=False, translator_class=None)
         shards = [handle.get() for handle in butlerQC.get(inputRefs.references)]
         epoch = float(info.datetime_begin.tai.mjd)
@@ -112,9 +111,7 @@ class CalibrateInstcalTask(pipe_base.PipelineTask):
             "SHIFT_Y": result.summary["shift_y"],
             "ZPERR": result.zero_point.error,
         }
-        image = visit_image(
-            result.planes, result.psf, context, result.stats, result.njy_per_adu, metadata
-        )
+        image = visit_image(result.planes, result.psf, context, result.stats, result.njy_per_adu, metadata)
         butlerQC.put(image, outputRefs.calibrated)
         ids = {
             "sourceId": source_ids(visit, detector, len(result.stars)),
@@ -122,8 +119,9 @@ class CalibrateInstcalTask(pipe_base.PipelineTask):
             "detector": np.full(len(result.stars), detector, np.int16),
             "band": np.full(len(result.stars), band),
         }
-        butlerQC.put(Table({**ids, **{name: result.stars[name] for name in result.stars.colnames}}), outputRefs.stars)
+        butlerQC.put(
+            Table({**ids, **{name: result.stars[name] for name in result.stars.colnames}}), outputRefs.stars
+        )
         row = {"visit": visit, "detector": detector, "band": band, "day_obs": int(info.observing_day)}
         row |= {"mjd_tai": context.midpoint_mjd_tai, "exposure_time": result.stats.expTime, **result.summary}
         butlerQC.put(Table({name: [value] for name, value in row.items()}), outputRefs.summary)
-

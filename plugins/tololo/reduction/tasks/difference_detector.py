@@ -46,7 +46,10 @@ class DifferenceDetectorConnections(
         minimum=0,
     )
     sky_map = ct.PrerequisiteInput(
-        doc="Definition of the sky map.", name="skyMap", storageClass="StructuredDataDict", dimensions=("skymap",)
+        doc="Definition of the sky map.",
+        name="skyMap",
+        storageClass="StructuredDataDict",
+        dimensions=("skymap",),
     )
     template_detector = ct.Output(
         doc="The template on the pixels of the detector.",
@@ -97,10 +100,12 @@ class DifferenceDetectorTask(pipe_base.PipelineTask):
         science = butlerQC.get(inputRefs.science)
         sky_map = from_definition(butlerQC.get(inputRefs.sky_map))
         handles = sorted(
-            butlerQC.get(inputRefs.templates), key=lambda handle: (handle.dataId["tract"], handle.dataId["patch"])
+            butlerQC.get(inputRefs.templates),
+            key=lambda handle: (handle.dataId["tract"], handle.dataId["patch"]),
         )
         coadds = [
-            (handle.get(), sky_map[handle.dataId["tract"]].patch(handle.dataId["patch"])) for handle in handles
+            (handle.get(), sky_map[handle.dataId["tract"]].patch(handle.dataId["patch"]))
+            for handle in handles
         ]
         data_id = outputRefs.difference.dataId
         where = f"visit {data_id['visit']}, detector {data_id['detector']}"
@@ -141,6 +146,8 @@ class DifferenceDetectorTask(pipe_base.PipelineTask):
         }
         return {
             "template": detector_image(template.planes, context, {"FWHM": template.fwhm}),
-            "difference": difference_image(result.planes, result.psf, context, science.summary_stats, metadata),
+            "difference": difference_image(
+                result.planes, result.psf, context, science.summary_stats, metadata
+            ),
             "sources": result.sources,
         }

@@ -71,7 +71,7 @@ class ForcedPhotDiaObjectTask(pipe_base.PipelineTask):
         inside = np.asarray(fluxes["on_image"], dtype=bool)
         table = fluxes[inside]
         table.remove_column("on_image")
-        ids = {
+        ids: dict[str, Any] = {
             "diaObjectId": np.asarray(objects["diaObjectId"])[inside],
             "visit": np.int64(context.obs_info.visit_id),
             "detector": np.int16(context.detector),
