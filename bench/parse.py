@@ -31,7 +31,11 @@ def measure(folder: str) -> tuple[list[float], list[float]]:
         with tempfile.TemporaryDirectory() as home:
             environment = os.environ | {"AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
             answer = subprocess.run(
-                [sys.executable, "-c", CODE, folder], env=environment, capture_output=True, text=True, check=True
+                [sys.executable, "-c", CODE, folder],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
             )
         a, b, _ = answer.stdout.split()[-3:]
         cpu.append(round(float(a), 3))
@@ -68,7 +72,9 @@ def main() -> int:
     path = Path(os.environ.get("TOLOLO_HOME") or ROOT / "var") / "bench" / "parse.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1))
-    print(f"parse dags/: {row['median_wall_s']:.2f} s wall, {row['median_cpu_s']:.2f} s processor ({RUNS} runs)")
+    print(
+        f"parse dags/: {row['median_wall_s']:.2f} s wall, {row['median_cpu_s']:.2f} s processor ({RUNS} runs)"
+    )
     return 0
 
 

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from lsst.daf.butler import Butler
 
+from real_data import FIELD, needs
 from tololo.facility.errors import BadInputError
 from tololo.hooks.bootstrap import BootstrapPlan, bootstrap
 from tololo.hooks.butler import ButlerHook
-
-REAL = Path(os.environ.get("TOLOLO_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-FIELD = REAL / "decam_instcal" / "field_186.744+25.462"
 
 
 @pytest.fixture
@@ -43,7 +40,7 @@ def test_what_is_not_there(tmp_path: Path, hook: ButlerHook) -> None:
         hook.open(inputs="nowhere")
 
 
-@pytest.mark.skipif(not FIELD.is_dir(), reason=f"real InstCal exposures are not in {FIELD}")
+@needs(FIELD)
 def test_ingest_counts_and_chains(hook: ButlerHook) -> None:
     report = hook.ingest_instcal(FIELD)
     assert len(report.ingested) == 9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from lsst.images import DifferenceImage, VisitImage
 from lsst.images.cells import CellCoadd
 from numpy.typing import NDArray
 
+from real_data import FIELD
 from tololo.reduction.calibrate import CalibratedDetector, calibrate
 from tololo.reduction.coadd import CoaddInput, Template, combine, overlap_box, to_cell_coadd, warp_visit
 from tololo.reduction.formats.images import Planes, VisitContext, cell_coadd, planes_of, visit_image
@@ -29,8 +29,7 @@ from tololo.reduction.references import References, references_on
 from tololo.reduction.tasks.difference_detector import DifferenceDetectorConfig, DifferenceDetectorTask
 from tololo.simulation.truth import Truth
 
-ROOT = Path(__file__).parents[2]
-REAL = (ROOT / os.environ.get("TOLOLO_REAL_DATA", "../shared/data")) / "decam_instcal/field_186.744+25.462"
+REAL = FIELD
 SKYMAP = RingsSkyMap(numRings=120, tractOverlap=1 / 60, patchInnerDimensions=(2000, 2000), patchBorder=100)
 NAME = "decam_rings"
 
@@ -207,6 +206,32 @@ def calibrated_detector(pixels: InstcalPixels, shards: list[Table], band: str, d
     return Detector(pixels, references, result, image)
 
 
-def simulated(truth: Truth) -> Chain:
-    """Return the chain over a simulation."""
-    return Chain(truth.images, truth.reference)
+@dataclass
+class Simulation:
+    """The chain over a simulation, and its truth."""
+
+    truth: Truth
+    chain: Chain
+
+    @cached_property
+    def template_visits(self) -> list[int]:
+        return [int(row["visit"]) for row in self.truth.exposures if not row["science"]]
+
+    @cached_property
+    def science_keys(self) -> list[tuple[int, int]]:
+        visits = [int(row["visit"]) for row in self.truth.exposures if row["science"]]
+        return [key for visit in visits for key in self.chain.keys(visit)]
+
+    @cached_property
+    def differences(self) -> list[Subtracted]:
+        """Both science exposures less the clipped mean of the others."""
+        return [self.chain.subtract(*key, self.template_visits) for key in self.science_keys]
+
+    def planted(self, key: tuple[int, int]) -> Table:
+        """Return the transients of a visit and detector."""
+        table = self.truth.transients
+        return table[(table["visit"] == key[0]) & (table["detector"] == key[1])]
+
+    def exposure(self, visit: int) -> Table.Row:
+        table = self.truth.exposures
+        return table[table["visit"] == visit][0]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +11,15 @@ from astropy.wcs import WCS
 from lsst.daf.butler import Butler, CollectionType
 from lsst.sphgeom import LonLat, UnitVector3d
 
+from real_data import FIELD, needs
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.instcal_search import find_instcal
 from tololo.reduction.ingest import detector_region, ingest_instcal
 from tololo.reduction.instrument import DarkEnergyCamera
 
-REAL = Path(os.environ.get("TOLOLO_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-FIELD = REAL / "decam_instcal" / "field_186.744+25.462"
 NIGHTS = [20150410, 20170315, 20170328, 20170418, 20170521, 20180127, 20180211, 20180224, 20180313]
 
-pytestmark = pytest.mark.skipif(not FIELD.is_dir(), reason=f"real InstCal exposures are not in {FIELD}")
+pytestmark = needs(FIELD)
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ ENDED = ("done", "planned", "empty", "error")
 class AttemptState:
     """Where an attempt stands.
 
-    ``phase`` is one of `LIVE` or `ENDED`; ``expected`` and ``finished`` count quanta by task label; ``outcome``
-    is `RunOutcome` as a dict once the phase is ``done`` (or ``planned``, after a dry run); ``error`` holds what,
-    where and remedy.
+    ``phase`` is one of `LIVE` or `ENDED`; ``expected`` and ``finished`` count quanta by task label;
+    ``outcome`` is `RunOutcome` as a dict once the phase is ``done`` (or ``planned``, after a dry run);
+    ``error`` holds what, where and remedy.
     """
 
     phase: str = "starting"

@@ -13,10 +13,14 @@ import traceback
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tololo.engine.attempt import Attempt, AttemptState, this_process
 from tololo.facility.errors import NothingToDoError, TololoError
-from tololo.facility.run import RunOutcome, empty_labels
+from tololo.facility.run import RunOutcome, RunRequest, empty_labels
+
+if TYPE_CHECKING:
+    from lsst.daf.butler import Butler
 
 _log = logging.getLogger("tololo.driver")
 
@@ -47,7 +51,7 @@ def drive(attempt: Attempt) -> AttemptState:
 def _drive(attempt: Attempt, state: AttemptState) -> None:
     from lsst.daf.butler import Butler
 
-    from tololo.engine.graph import build_graph
+    from tololo.engine.graph import build_graph, count_done
     from tololo.engine.progress import ProgressWatch, count_finished
     from tololo.engine.provenance import read_outcome
     from tololo.engine.submission import submit
@@ -58,12 +62,15 @@ def _drive(attempt: Attempt, state: AttemptState) -> None:
     request = attempt.request
     state.phase = "building"
     attempt.record(state)
-    with Butler.from_config(request.repository, writeable=False) as butler:
-        root = Path(str(butler.get_datastore_roots()[butler.get_datastore_names()[0]].ospath))
+    with Butler.from_config(request.repository, writeable=not request.dry_run) as butler:
+        if not request.dry_run:
+            take_up(butler, request)
+        root = Path(next(root.ospath for root in butler.get_datastore_roots().values() if root is not None))
         pipeline = Path(request.pipeline.partition("#")[0]).stem
         state.run = collections.run(request.parent, pipeline, request.step, datetime.now(UTC))
         graph_path = attempt.folder / "graph.qg"
         state.expected = build_graph(request, butler, state.run, graph_path)
+        earlier = count_done(request, butler)
     state.finished = dict.fromkeys(state.expected, 0)
     if request.dry_run:
         outcome = RunOutcome(state.run, request.parent, 0.0, empty_labels(state.expected))
@@ -87,9 +94,21 @@ def _drive(attempt: Attempt, state: AttemptState) -> None:
     if outcome.total("done") + outcome.total("no_data"):
         with Butler.from_config(request.repository, writeable=True) as butler:
             write_chain(butler, request.parent, [state.run], request.inputs)
+    outcome.earlier = earlier
     outcome.seconds = round(time.monotonic() - began, 2)
     state.outcome = asdict(outcome)
     state.phase = "done"
+
+
+def take_up(butler: Butler, request: RunRequest) -> None:
+    """Put the RUNs into the chain that an earlier attempt registered but did not live to chain."""
+    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
+
+    from tololo.hooks.chains import write_chain
+
+    below = f"{request.parent}/{Path(request.pipeline.partition('#')[0]).stem}/*"
+    if runs := butler.collections.query(below, collection_types=CollectionType.RUN):
+        write_chain(butler, request.parent, runs, request.inputs)
 
 
 def main() -> int:
@@ -97,7 +116,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout
     )
-    return 0 if drive(Attempt(Path(sys.argv[1]))).phase in ("done", "empty") else 1
+    return 0 if drive(Attempt(Path(sys.argv[1]))).phase != "error" else 1
 
 
 if __name__ == "__main__":

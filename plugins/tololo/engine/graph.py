@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsst.daf.butler import InvalidQueryError, MissingCollectionError
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQuantumGraphBuilder
+from lsst.pipe.base.pipeline_graph import PipelineGraph
 from lsst.pipe.base.quantum_graph_builder import QuantumGraphBuilderError
 
 from tololo.facility.errors import BadInputError, NothingToDoError
@@ -43,13 +45,10 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
         The pipeline or the data query is wrong.
     """
     existing = [request.parent] if request.parent in butler.collections.query("*") else []
+    pipeline = _read_pipeline(request)
     try:
-        pipeline = Pipeline.from_uri(request.pipeline)
-        for key, value in request.config.items():
-            label, _, name = key.partition(":")
-            pipeline.addConfigOverride(label, name, value)
         builder = AllDimensionsQuantumGraphBuilder(
-            pipeline.to_graph(),
+            pipeline,
             butler,
             where=request.where,
             input_collections=list(dict.fromkeys([*existing, *request.inputs])),
@@ -57,11 +56,15 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
             output_run=run,
         )
         components = builder.finish(attach_datastore_records=True)
-    except FileNotFoundError as error:
+    except InvalidQueryError as error:
         raise BadInputError(
-            "The pipeline file is not there",
-            where=request.pipeline,
-            remedy=f"name an existing file ({error})",
+            f"The data query cannot be understood: {error}",
+            where=repr(request.where),
+            remedy="correct it; see Butler's dimension expressions",
+        ) from error
+    except MissingCollectionError as error:
+        raise BadInputError(
+            str(error), where=_where(request), remedy="run the step that makes it first"
         ) from error
     except QuantumGraphBuilderError as error:
         raise NothingToDoError(
@@ -77,6 +80,43 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
         )
     components.write(str(path))
     return expected
+
+
+def count_done(request: RunRequest, butler: Butler) -> int:
+    """Count the quanta of this request that earlier attempts did, by their metadata in the chain."""
+    if request.parent not in butler.collections.query("*"):
+        return 0
+    kinds = [f"{label}_metadata" for label in _read_pipeline(request).tasks]
+    known = {kind.name for kind in butler.registry.queryDatasetTypes(kinds)}
+    return sum(
+        len(
+            butler.query_datasets(
+                kind, request.parent, where=request.where, find_first=True, explain=False, limit=None
+            )
+        )
+        for kind in sorted(known)
+    )
+
+
+def _read_pipeline(request: RunRequest) -> PipelineGraph:
+    try:
+        pipeline = Pipeline.from_uri(request.pipeline)
+        for key, value in request.config.items():
+            label, _, name = key.partition(":")
+            pipeline.addConfigOverride(label, name, value)
+        return pipeline.to_graph()
+    except FileNotFoundError as error:
+        raise BadInputError(
+            "The pipeline file is not there",
+            where=request.pipeline,
+            remedy=f"name an existing file ({error})",
+        ) from error
+    except (ValueError, LookupError, AttributeError) as error:
+        raise BadInputError(
+            f"The pipeline or its configuration is wrong: {error}",
+            where=f"{request.pipeline}, configuration {request.config}",
+            remedy="name labels, subsets and fields that the pipeline has",
+        ) from error
 
 
 def _where(request: RunRequest) -> str:

@@ -137,11 +137,11 @@ def _validated(path: Path) -> dict[str, Any]:
 
     try:
         text = path.read_text()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(
             "The facility's configuration cannot be read",
             str(path),
-            f"set TOLOLO_FACILITY ({error.strerror})",
+            f"set TOLOLO_FACILITY ({error})",
         ) from error
     try:
         node = yaml.compose(text)
@@ -152,8 +152,8 @@ def _validated(path: Path) -> dict[str, Any]:
     faults = sorted(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda e: list(e.path))
     if faults:
         fault = faults[0]
-        key = ".".join(str(part) for part in fault.absolute_path) or "(top)"
-        line = _line(node, list(fault.absolute_path))
+        keys = _keys(fault)
+        key, line = ".".join(map(str, keys)) or "(top)", _line(node, keys)
         raise BadInputError(
             f"Wrong configuration: {fault.message}",
             f"{path}, line {line}, key {key}",
@@ -162,10 +162,24 @@ def _validated(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def _keys(fault: Any) -> list[str | int]:
+    """Return the path of the key that a fault is about, also where the key is missing or unknown."""
+    there = set(fault.instance) if isinstance(fault.instance, dict) else set()
+    named: set[str] = set()
+    if fault.validator == "required":
+        named = {key for key in fault.validator_value if repr(key) in fault.message} - there
+    elif fault.validator == "additionalProperties":
+        named = there - set(fault.schema["properties"])
+    return [*fault.absolute_path, *sorted(named)[:1]]
+
+
 def _line(node: yaml.Node | None, path: list[str | int]) -> int:
+    """Return the line of a key, or of the mapping that lacks it."""
+    line = 1
     for part in path:
-        if isinstance(node, yaml.MappingNode):
-            node = next((value for key, value in node.value if key.value == str(part)), node)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-    return node.start_mark.line + 1 if node is not None else 1
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        for key, value in pairs:
+            if key.value == part:
+                line, node = key.start_mark.line + 1, value
+                break
+    return line

@@ -70,7 +70,8 @@ class RunOutcome:
     """What came of a run: the counts of quanta, over all and for each task label.
 
     ``labels`` maps a task label to the five counts named in `COUNTS`; ``reasons`` holds one line for each
-    quantum that failed, with its data ID and its exception.
+    quantum that failed, with its data ID and its exception; ``earlier`` counts the quanta of the same
+    request that earlier attempts did, which are not done again.
     """
 
     run: str
@@ -78,6 +79,7 @@ class RunOutcome:
     seconds: float
     labels: dict[str, dict[str, int]]
     reasons: list[str] = field(default_factory=list)
+    earlier: int = 0
 
     def total(self, count: str) -> int:
         """Sum of one count over the task labels."""
@@ -85,9 +87,9 @@ class RunOutcome:
 
     @property
     def fraction_good(self) -> float:
-        """Fraction of the expected quanta that are done or had no data."""
-        expected = self.total("expected")
-        return (self.total("done") + self.total("no_data")) / expected if expected else 0.0
+        """Fraction of the quanta, with those of earlier attempts, that are done or had no data."""
+        asked = self.total("expected") + self.earlier
+        return (self.total("done") + self.total("no_data") + self.earlier) / asked if asked else 0.0
 
     def summary(self) -> dict[str, Any]:
         """Return the outcome in the form that users rely on (an XCom of small numbers and names)."""
@@ -113,7 +115,8 @@ class RunOutcome:
         shown = "; ".join(self.reasons[:5]) or "no reason was recorded"
         more = f" (and {len(self.reasons) - 5} more)" if len(self.reasons) > 5 else ""
         raise BadInputError(
-            f"{self.total('done') + self.total('no_data')} of {self.total('expected')} quanta are good, "
+            f"{self.total('done') + self.total('no_data') + self.earlier} of "
+            f"{self.total('expected') + self.earlier} quanta are good, "
             f"{threshold:.0%} are needed: {shown}{more}",
             where=f"run {self.run}",
             remedy="mend the cause and clear this task; what is done is not done again",

@@ -22,7 +22,8 @@ VISITS = "instcal"
 class TemplateSelection:
     """Visits that make one version of a template.
 
-    ``version`` is the collection of the version's RUNs, ``inputs`` the TAGGED collection of its visit images.
+    ``version`` is the collection of the version's RUNs, ``inputs`` the TAGGED collection of its visit images; where
+    a dry run made none, the chains of the nights, separated by commas.
     """
 
     version: str
@@ -86,9 +87,11 @@ class TemplateHook:
             number, is_new = self._version(butler, refs)
             version = collections.template_version(self.coadd_subset, self.template_type, number)
             inputs = f"{version}/inputs"
+            used = sorted({int(ref.run.partition("/")[0]) for ref in refs})
             if not dry_run:
                 self._tag(butler, inputs, refs)
-            used = sorted({int(ref.run.partition("/")[0]) for ref in refs})
+            elif is_new:
+                inputs = ",".join(collections.chain(VISITS, night) for night in used)
             visits = {ref.dataId["visit"] for ref in refs}
             return TemplateSelection(version, inputs, used, len(visits), len(refs), is_new)
 
@@ -143,13 +146,13 @@ class TemplateHook:
         for name in butler.collections.query(f"{self.chain}/v*/inputs"):
             version = collections.version_of(name, self.chain) or 0
             number = max(number, version)
-            tagged = butler.query_datasets("visit_image", name, limit=None, explain=False)
+            tagged = {ref.id for ref in butler.query_datasets("visit_image", name, limit=None, explain=False)}
+            if tagged == wanted:
+                return version, False
             # A selection that was killed while it was tagged holds a part of what it wanted.
-            if {ref.id for ref in tagged} <= wanted and (
-                {ref.id for ref in tagged} == wanted or not _templates(butler, name.removesuffix("/inputs"))
-            ):
-                return version, {ref.id for ref in tagged} != wanted
-        return number + 1, True
+            if tagged < wanted and not _templates(butler, name.removesuffix("/inputs")):
+                taken_up = version
+        return taken_up or number + 1, True
 
     @staticmethod
     def _tag(butler: Butler, inputs: str, refs: list[DatasetRef]) -> None:

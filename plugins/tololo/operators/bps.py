@@ -38,8 +38,8 @@ class RunPipelineOperator(BaseOperator):
     :param conn_id: connection of the repository (templated).
     :param site: compute site (templated).
 
-    Reads the params ``detectors``, ``where``, ``thresholds`` and ``dry_run``. Returns the counts of the run in
-    the form that `RunOutcome.summary` gives.
+    Reads the params ``detectors``, ``where``, ``thresholds`` and ``dry_run``. Returns the counts of the run
+    in the form that `RunOutcome.summary` gives.
     """
 
     template_fields: Sequence[str] = (

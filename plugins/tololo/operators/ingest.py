@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class IngestInstcalOperator(FacilityOperator):
     """Search a folder for the InstCal exposures of a night and ingest them.
 
-    Reads the params ``repo``, ``night``, ``data`` and ``dry_run``. The whole folder is checked before anything
-    of it is ingested. Returns the exposures, new and known.
+    Reads the params ``repo``, ``night``, ``data`` and ``dry_run``. The whole folder is checked before
+    anything of it is ingested. Returns the exposures, new and known.
     """
 
     def work(self, context: Context) -> Any:

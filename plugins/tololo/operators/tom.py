@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ class PublishLightCurvesOperator(FacilityOperator):
     """Upload the light curves of diaObjects, each as the only version of its target and label.
 
     Reads the params ``night``, ``coadd_subset``, ``template_type``, ``apdb``, ``selection``, ``targets``,
-    ``tom``, ``publish`` and ``dry_run``. Returns the counts of created and unchanged light curves, and of points.
+    ``tom``, ``publish`` and ``dry_run``. Returns the counts of created and unchanged light curves, and of
+    points.
     """
 
     def work(self, context: Context) -> Any:
@@ -148,6 +150,6 @@ def _significance(table: Table, row: int) -> float:
         if column.endswith("_psfFluxMean"):
             error = float(table[f"{column}Err"][row])
             value = abs(float(table[column][row]))
-            if error > 0 and value == value:
+            if error > 0 and not math.isnan(value):
                 best = max(best, value / error)
     return best

@@ -188,7 +188,7 @@ def _register(
     moved = wcs.deepcopy()
     moved.wcs.crpix = wcs.wcs.crpix + np.array([dx, dy])
     residual = np.hypot(stars["x"][own] - references.x[ref] - dx, stars["y"][own] - references.y[ref] - dy)
-    near = residual < max(1.0, 5 * float(np.median(error)))
+    near = residual < max(1.0, 5 * float(np.median(sigma)))
     report = {
         "shift_x": dx,
         "shift_y": dy,
@@ -304,8 +304,8 @@ def _assemble(
         skyBg=sky,
         skyNoise=noise,
         meanVar=noise**2,
-        raCorners=tuple(float(v) for v in corners[0]),
-        decCorners=tuple(float(v) for v in corners[1]),
+        raCorners=_four(corners[0]),
+        decCorners=_four(corners[1]),
         astromOffsetMean=float(np.nanmean(ref_distance)) if len(own) else math.nan,
         astromOffsetStd=shift["astrometric_rms"] * pixel_scale,
         nPsfStar=len(used),
@@ -337,3 +337,8 @@ def _assemble(
         raw.bits,
     )
     return CalibratedDetector(planes, psf, wcs, table, zero, stats, summary)
+
+
+def _four(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    a, b, c, d = (float(value) for value in values)
+    return a, b, c, d

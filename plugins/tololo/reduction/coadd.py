@@ -35,11 +35,11 @@ PSF_SIZE = 43
 SEEING_REACH = 3
 """Pixels; how far the light lies from which seeing moves some to a pixel, or takes it."""
 
-SEEING_REACH = 3
-"""Pixels; how far the light lies from which seeing moves some to a pixel, or takes it."""
+EXACT_SHARE = 0.8
+"""Part of the visits of a cell that a pixel must have for the cell's PSF to be its own."""
 
-SEEING_REACH = 3
-"""Pixels; how far the light lies from which seeing moves some to a pixel, or takes it."""
+FAINTEST_WING = 1e-3
+"""Of the peak: PSFs are compared where they are brighter."""
 
 
 def overlap_box(image: VisitImage, patch: Patch) -> tuple[int, int, int, int] | None:
@@ -290,13 +290,12 @@ def combine(inputs: Sequence[CoaddInput], patch: Patch, method: Method) -> Templ
     tolerance = None
     if method == "meanclip" and len(inputs) > 1:
         tolerance = seeing_tolerance(images, variances, masks, [item.psfs for item in inputs])
-    result = stack(
-        images, variances, masks, weights, method, tolerance=tolerance, clipped_bit=BIT["CLIPPED"]
-    )
+    result = stack(images, variances, masks, weights, method, tolerance=tolerance, clipped_bit=BIT["CLIPPED"])
     planes = Planes(result.image, result.variance, result.mask.astype(np.int32), x0, y0)
     empty = ~np.isfinite(result.image)
     planes.bits[empty] |= BIT["NO_DATA"]
-    psfs = _mean_psfs(inputs, weights, planes, patch_cells(patch))
+    psfs, depth = _mean_psfs(inputs, weights, planes, patch_cells(patch))
+    planes.bits[~empty & (result.n_used < EXACT_SHARE * depth)] |= BIT["INEXACT_PSF"]
     return Template(planes, psfs, result.n_used, [item.visit for item in inputs], [float(w) for w in weights])
 
 
@@ -333,101 +332,11 @@ def seeing_tolerance(
         return None
     size = 2 * SEEING_REACH + 1
     stamps = np.array(typical)
-    peak = ndimage.maximum_filter(np.median(stamps, axis=0), size)
-    change = max(
-        float((np.abs(stamp - np.median(np.delete(stamps, n, axis=0), axis=0)) / peak).max())
-        for n, stamp in enumerate(stamps)
-    )
-    # Of two inputs the median would hold what either of them has too much.
-    common = stack(images, variances, masks, None, "min" if len(images) == 2 else "median")
-    light = np.nan_to_num(common.image - 3 * np.sqrt(common.variance), nan=0.0)
-    tolerance: NDArray[np.float32] = (change / 2 * ndimage.maximum_filter(np.maximum(light, 0), size)) ** 2
-    return tolerance.astype(np.float32, copy=False)
-
-
-def seeing_tolerance(
-    images: NDArray[np.float32],
-    variances: NDArray[np.float32],
-    masks: NDArray[np.int32],
-    psfs: Sequence[NDArray[np.float64]],
-) -> NDArray[np.float32] | None:
-    """Return by how much stars differ from input to input because of the seeing, as a variance.
-
-    Around a star of flux F the inputs differ by F |P_i - P_j|. From the PSFs follows the largest part c that
-    this makes of the star's light within `SEEING_REACH` pixels; so (c M / 2)^2, with M the brightest pixel of
-    the inputs' median that is so near, lets no star be clipped for the seeing, however wide its range.
-
-    Parameters
-    ----------
-    images, variances, masks : `numpy.ndarray`, (n, ny, nx)
-        The warps.
-    psfs : sequence of `numpy.ndarray`, (n_cells_y, n_cells_x, size, size)
-        Their PSFs by cell, NaN where there is none.
-
-    Returns
-    -------
-    tolerance : `numpy.ndarray`, (ny, nx), or `None`
-        `None` where fewer than two PSFs are known.
-    """
-    typical = []
-    for cells in psfs:
-        known = cells[np.isfinite(cells).all(axis=(2, 3))]
-        if len(known):
-            typical.append(np.median(known, axis=0))
-    if len(typical) < 2:
-        return None
-    size = 2 * SEEING_REACH + 1
-    stamps = np.array(typical)
-    peak = ndimage.maximum_filter(np.median(stamps, axis=0), size)
-    change = max(
-        float((np.abs(stamp - np.median(np.delete(stamps, n, axis=0), axis=0)) / peak).max())
-        for n, stamp in enumerate(stamps)
-    )
-    # Of two inputs the median would hold what either of them has too much.
-    common = stack(images, variances, masks, None, "min" if len(images) == 2 else "median")
-    light = np.nan_to_num(common.image - 3 * np.sqrt(common.variance), nan=0.0)
-    tolerance: NDArray[np.float32] = (change / 2 * ndimage.maximum_filter(np.maximum(light, 0), size)) ** 2
-    return tolerance.astype(np.float32, copy=False)
-
-
-def seeing_tolerance(
-    images: NDArray[np.float32],
-    variances: NDArray[np.float32],
-    masks: NDArray[np.int32],
-    psfs: Sequence[NDArray[np.float64]],
-) -> NDArray[np.float32] | None:
-    """Return by how much stars differ from input to input because of the seeing, as a variance.
-
-    Around a star of flux F the inputs differ by F |P_i - P_j|. From the PSFs follows the largest part c that
-    this makes of the star's light within `SEEING_REACH` pixels; so (c M / 2)^2, with M the brightest pixel of
-    the inputs' median that is so near, lets no star be clipped for the seeing, however wide its range.
-
-    Parameters
-    ----------
-    images, variances, masks : `numpy.ndarray`, (n, ny, nx)
-        The warps.
-    psfs : sequence of `numpy.ndarray`, (n_cells_y, n_cells_x, size, size)
-        Their PSFs by cell, NaN where there is none.
-
-    Returns
-    -------
-    tolerance : `numpy.ndarray`, (ny, nx), or `None`
-        `None` where fewer than two PSFs are known.
-    """
-    typical = []
-    for cells in psfs:
-        known = cells[np.isfinite(cells).all(axis=(2, 3))]
-        if len(known):
-            typical.append(np.median(known, axis=0))
-    if len(typical) < 2:
-        return None
-    size = 2 * SEEING_REACH + 1
-    stamps = np.array(typical)
-    peak = ndimage.maximum_filter(np.median(stamps, axis=0), size)
-    change = max(
-        float((np.abs(stamp - np.median(np.delete(stamps, n, axis=0), axis=0)) / peak).max())
-        for n, stamp in enumerate(stamps)
-    )
+    middle = np.median(stamps, axis=0)
+    near = ndimage.maximum_filter(middle, (size, size))
+    seen = near > FAINTEST_WING * middle.max()
+    others = [np.median(np.delete(stamps, n, axis=0), axis=0) for n in range(len(stamps))]
+    change = float((np.abs(stamps - others)[:, seen] / near[seen]).max())
     # Of two inputs the median would hold what either of them has too much.
     common = stack(images, variances, masks, None, "min" if len(images) == 2 else "median")
     light = np.nan_to_num(common.image - 3 * np.sqrt(common.variance), nan=0.0)
@@ -437,16 +346,19 @@ def seeing_tolerance(
 
 def _mean_psfs(
     inputs: Sequence[CoaddInput], weights: NDArray[np.float64], planes: Planes, grid: CellGrid
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the mean PSF of each cell, and for each pixel how many inputs made that of its cell."""
     ny, nx = planes.image.shape
     sy, sx = grid.cell_shape.y, grid.cell_shape.x
     total = np.zeros((ny // sy, nx // sx, PSF_SIZE, PSF_SIZE))
-    norm = np.zeros(total.shape[:2])
+    norm, number = np.zeros(total.shape[:2]), np.zeros(total.shape[:2], np.int64)
     for item, weight in zip(inputs, weights, strict=True):
         i, j = (item.planes.y0 - planes.y0) // sy, (item.planes.x0 - planes.x0) // sx
         view = np.s_[i : i + item.psfs.shape[0], j : j + item.psfs.shape[1]]
         known = np.isfinite(item.psfs).all(axis=(2, 3))
         total[view][known] += weight * item.psfs[known]
         norm[view][known] += weight
+        number[view][known] += 1
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(norm[..., None, None] > 0, total / norm[..., None, None], np.nan))
+        psfs = np.asarray(np.where(norm[..., None, None] > 0, total / norm[..., None, None], np.nan))
+    return psfs, number.repeat(sy, axis=0).repeat(sx, axis=1)

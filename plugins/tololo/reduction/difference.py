@@ -11,6 +11,7 @@ from lsst.images import VisitImage
 
 from tololo.reduction.formats.images import Planes, VisitContext, planes_of
 from tololo.reduction.formats.masks import BIT
+from tololo.reduction.formats.obs_info import visit_of
 from tololo.reduction.formats.projection import pixel_to_sky
 from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.ids import source_ids
@@ -97,6 +98,7 @@ def difference(science: VisitImage, stars: Table, template: DetectorTemplate, th
         planes.bad,
         psf,
         planes={name: (bits & BIT[plane]) != 0 for name, plane in _FLAG_PLANES.items()},
+        inexact=(bits & BIT["INEXACT_PSF"]) != 0,
         threshold=threshold,
         pixel_scale=science.summary_stats.pixelScale,
     )
@@ -121,12 +123,13 @@ def _bits(science: Planes, template: Planes, result: Subtraction) -> Any:
     bits[(template.bits & BIT["SATURATED"]) != 0] |= BIT["SATURATED_TEMPLATE"]
     bits[~np.isfinite(result.difference)] |= BIT["NO_DATA"]
     bits[result.bad & (bits == 0)] |= BIT["SUSPECT"]
+    bits |= template.bits & BIT["INEXACT_PSF"]
     return bits
 
 
 def _table(columns: dict[str, Any], context: VisitContext) -> Table:
     """Add ids, time and sky position to what the pixels give."""
-    visit, n = int(context.obs_info.visit_id), len(columns["x"])
+    visit, n = visit_of(context.obs_info), len(columns["x"])
     x, y = np.asarray(columns["x"]), np.asarray(columns["y"])
     ra, dec = pixel_to_sky(context.sky_projection, x, y)
     ra_next, dec_next = pixel_to_sky(context.sky_projection, x + 1, y)

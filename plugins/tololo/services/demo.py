@@ -1,4 +1,4 @@
-"""The demo: the whole chain, from an empty repository to light curves in a TOM, through Airflow's scheduler."""
+"""The demo: the whole chain, from an empty repository to light curves in a TOM, through Airflow."""
 
 from __future__ import annotations
 

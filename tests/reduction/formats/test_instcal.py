@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from real_data import FIELD, INSTCAL, needs
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.dqmask import DQ, UNUSABLE, dq_planes, has_codes, plane_names, plver_key
 from tololo.reduction.formats.instcal import InstcalPixels, read_instcal
 from tololo.reduction.formats.instcal_search import find_instcal
 
-ROOT = Path(__file__).parents[3]
-REAL = Path(os.environ.get("TOLOLO_REAL_DATA", ROOT / ".." / "shared" / "data")) / "decam_instcal"
-FIELD = REAL / "field_186.744+25.462"
-needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real InstCal files in {REAL}")
+needs_real_data = needs(INSTCAL)
 
 
 def test_versions_sort_by_age() -> None:
@@ -110,7 +107,7 @@ def test_variance_of_real_exposures_holds_the_noise_of_sources_but_not_of_the_pi
 
 @needs_real_data
 def test_real_headers_give_gain_noise_saturation_sky_and_wcs() -> None:
-    for pixels in real_pixels(REAL):
+    for pixels in real_pixels(INSTCAL):
         assert 3.5 < pixels.gain < 4.5
         assert 1.4 < pixels.read_noise < 1.8
         assert 30_000 < pixels.saturation < 55_000
@@ -125,7 +122,7 @@ def test_real_headers_give_gain_noise_saturation_sky_and_wcs() -> None:
 
 @needs_real_data
 def test_what_cannot_be_read() -> None:
-    ccd = find_instcal(REAL / "field_346.684+12.791").triples[0].detectors[0]
+    ccd = find_instcal(INSTCAL / "field_346.684+12.791").triples[0].detectors[0]
     with pytest.raises(BadInputError, match="has no detector 12"):
         read_instcal(ccd.image.path, ccd.weight.path, ccd.mask.path, 12)
     with pytest.raises(BadInputError, match="mask of float32"):

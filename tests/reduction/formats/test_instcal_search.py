@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +11,14 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from real_data import FIELD, needs
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.instcal_search import InstcalSearch, find_instcal
 from tololo.simulation.faults import spoil
 from tololo.simulation.instcal import simulate_nights
 from tololo.simulation.plan import Fault, FaultKind, Plan, PlannedExposure
 
-ROOT = Path(__file__).parents[3]
-REAL = Path(os.environ.get("TOLOLO_REAL_DATA", ROOT / ".." / "shared" / "data")) / "decam_instcal"
-FIELD = REAL / "field_186.744+25.462"
-needs_real_data = pytest.mark.skipif(not FIELD.is_dir(), reason=f"no real InstCal files in {FIELD}")
+needs_real_data = needs(FIELD)
 
 TINY = Plan(
     exposures=(PlannedExposure(20190305), PlannedExposure(20190402, science=True)),

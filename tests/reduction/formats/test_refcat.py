@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +7,11 @@ import pytest
 from astropy.table import Table
 from lsst.daf.butler import Butler
 
+from real_data import FIELD, INSTCAL, REAL, needs
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.refcat import htm_index, ingest_refcat, read_refcat, shards
 
-REAL = Path(os.environ.get("TOLOLO_REAL_DATA") or Path(__file__).parents[3].parent / "shared" / "data")
-GAIA = REAL / "decam_instcal" / "field_186.744+25.462" / "gaia"
+GAIA = FIELD / "gaia"
 COSMOS = REAL / "refcats_cosmos"
 
 
@@ -149,12 +148,12 @@ def test_nonsense_is_refused_in_one_message(tmp_path: Path, butler: Butler) -> N
     refused(tmp_path / "junk.parquet", "cannot be read")
 
 
-@pytest.mark.skipif(not GAIA.is_dir(), reason=f"real Gaia rows are not in {GAIA}")
+@needs(GAIA)
 def test_real_gaia_rows() -> None:
     assert len(read_refcat(GAIA)) == 149
 
 
-@pytest.mark.skipif(not COSMOS.is_dir(), reason=f"real LSST shards are not in {COSMOS}")
+@needs(COSMOS)
 def test_real_lsst_shards_in_the_same_convention(butler: Butler) -> None:
     cosmos = read_refcat(COSMOS / "gaia_dr2")
     assert len(cosmos) == 41326
@@ -169,7 +168,7 @@ def test_real_lsst_shards_in_the_same_convention(butler: Butler) -> None:
         near = (g < 18) & (bp - rp > 0.8) & (bp - rp < 1.2)
         return float(np.median((g - rp - 0.5 * (bp - rp))[near]))
 
-    folders = [path for path in (REAL / "decam_instcal").glob("*/gaia") if any(path.iterdir())]
+    folders = [path for path in INSTCAL.glob("*/gaia") if any(path.iterdir())]
     own = np.mean([locus(read_refcat(folder)) for folder in folders])
     assert locus(cosmos) == pytest.approx(own, abs=0.02)
 

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from lsst.images.cameras import Detector
 
+from real_data import REAL, needs
 from tololo.facility.errors import BadInputError
 from tololo.reduction.instrument.detectors import PIXEL_SIZE, detector, detector_geometry, detectors
 
-REAL = Path(os.environ.get("TOLOLO_REAL_DATA") or Path(__file__).parents[3].parent / "shared" / "data")
 HEADERS = REAL / "decam_raw" / "headers_txt"
 
 
@@ -26,7 +24,7 @@ def test_62_detectors_by_id_and_name() -> None:
             detector(bad)
 
 
-@pytest.mark.skipif(not HEADERS.is_dir(), reason=f"real DECam headers are not in {HEADERS}")
+@needs(HEADERS)
 def test_real_headers_agree() -> None:
     compared = 0
     for path in HEADERS.glob("*.hdr"):

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pytest
 from astropy.io import fits
 from astropy.table import Table, vstack
 from astropy.time import Time
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
+from real_data import FIELD, needs
 from tololo.reduction.kernels.background import estimate_background
 from tololo.reduction.kernels.calibration import match_offsets
 from tololo.reduction.kernels.detection import detect_sources
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.psffit import fit_psf, moffat_kernel
 
-ROOT = Path(__file__).parents[3]
-FIELD = (ROOT / os.environ.get("TOLOLO_REAL_DATA", "../shared/data")) / "decam_instcal/field_186.744+25.462"
 EPOCHS = {
     431608: "c4d_150411_035242_ooi_z_ls9.N3", 630780: "c4d_170316_062107_ooi_z_ls9.N2",
     634850: "c4d_170329_044212_ooi_g_ls9.N3", 640615: "c4d_170419_042827_ooi_z_ls9.S1",
@@ -29,7 +25,7 @@ EPOCHS = {
     720558: "c4d_180212_083009_ooi_z_ls9.N3", 725257: "c4d_180225_074106_ooi_g_ls9.S1",
     730182: "c4d_180314_055922_ooi_r_ls9.S1",
 }  # fmt: skip
-needs_cutouts = pytest.mark.skipif(not FIELD.is_dir(), reason=f"no real DECam cutouts at {FIELD}")
+needs_cutouts = needs(FIELD)
 
 
 @dataclass

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,11 @@ import sep
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from real_data import FIELD
 from tololo.reduction.kernels.background import estimate_background
 from tololo.reduction.kernels.stack import stack
 from tololo.reduction.kernels.warp import area_ratio, grid_of, warp
 
-ROOT = Path(os.environ.get("TOLOLO_REAL_DATA", Path(__file__).parents[4] / "shared" / "data"))
-FIELD = ROOT / "decam_instcal" / "field_186.744+25.462"
 STEP = 16
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from starfield import moffat, observe, random_stars
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.background import estimate_background
+
+from .starfield import moffat, observe, random_stars
 
 
 @pytest.mark.parametrize("shape", [(250, 250), (181, 250), (700, 900)])

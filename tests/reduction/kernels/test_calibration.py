@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cutouts import EPOCHS, Cutout, legacy_survey, needs_cutouts, open_cutout
-from starfield import moffat_psf
 
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.kernels.calibration import (
@@ -16,6 +14,9 @@ from tololo.reduction.kernels.calibration import (
     zero_point,
 )
 from tololo.reduction.kernels.photometry import EDGE, FAILED, MASKED, aperture_photometry, psf_photometry
+
+from .cutouts import EPOCHS, Cutout, legacy_survey, needs_cutouts, open_cutout
+from .starfield import moffat_psf
 
 APERTURE = 3.5 / 0.262
 """Radius in pixels of the 7-arcsecond circle that the Legacy Surveys' zero points refer to."""

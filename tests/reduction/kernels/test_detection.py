@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
-from starfield import moffat, moffat_psf, observe, random_stars
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.detection import detect_sources, find_peaks, matched_filter, separate
+
+from .starfield import moffat, moffat_psf, observe, random_stars
 
 PSF = moffat_psf(25, 4.2)
 

@@ -4,13 +4,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-from difference_pair import make_pair, moffat
-from real_epochs import load, template_of
 from scipy.spatial import cKDTree
 
 from tololo.reduction.kernels.diasource import FLAGS, REASONS, kernel_error, measure_difference
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.subtraction import moffat_psf, subtract
+
+from .difference_pair import make_pair, moffat
+from .real_epochs import load, template_of
 
 CONDITIONS = [
     {"seed": 31, "science_fwhm": 3.0, "shift": (0.1, 0.3)},

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from starfield import grid_stars, moffat, moffat_psf, observe
 
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.kernels.photometry import (
@@ -15,6 +14,8 @@ from tololo.reduction.kernels.photometry import (
     forced_psf_photometry,
     psf_photometry,
 )
+
+from .starfield import grid_stars, moffat, moffat_psf, observe
 
 FWHM = 4.2
 PSF = moffat_psf(35, FWHM)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cutouts import EPOCHS, legacy_survey, needs_cutouts, open_cutout
-from starfield import local_scale, moffat, moffat_psf, observe, random_stars
 
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.kernels.detection import detect_sources
 from tololo.reduction.kernels.psf import PixelPsf, half_maximum_width
 from tololo.reduction.kernels.psffit import fit_psf
+
+from .cutouts import EPOCHS, legacy_survey, needs_cutouts, open_cutout
+from .starfield import local_scale, moffat, moffat_psf, observe, random_stars
 
 GUESS = moffat_psf(25, 4.5)
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from difference_pair import moffat
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.stack import median_variance_factor, stack
+
+from .difference_pair import moffat
 
 SIDE = 300
 

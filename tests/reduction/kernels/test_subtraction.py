@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from difference_pair import make_pair, moffat
-from real_epochs import load, template_of
 from scipy.signal import convolve2d
 
 from tololo.facility.errors import BadInputError, NothingToDoError
@@ -11,6 +9,9 @@ from tololo.reduction.kernels.convolution import convolve_blocks, pad
 from tololo.reduction.kernels.decorrelation import whitening_kernel
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.subtraction import subtract
+
+from .difference_pair import make_pair, moffat
+from .real_epochs import load, template_of
 
 REAL = {
     "z": (["150411", "170316", "170419"], "180212"),

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from difference_pair import moffat
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.warp import area_ratio, grid_of, warp
+
+from .difference_pair import moffat
 
 
 def resample(image, transform, shape=None, bad=None, bits=None, variance=None, area=False, **options):

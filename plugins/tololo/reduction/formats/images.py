@@ -37,6 +37,7 @@ from lsst.images.fields import ChebyshevField
 from numpy.typing import NDArray
 
 from tololo.reduction.formats.masks import BIT, UNUSABLE, pack_mask, unpack_mask
+from tololo.reduction.formats.obs_info import midpoint_mjd_tai, visit_of
 from tololo.reduction.formats.psfs import to_piff
 from tololo.reduction.formats.tract import Patch, Tract
 from tololo.reduction.instrument.detectors import detector_geometry
@@ -59,12 +60,13 @@ class Planes:
     @property
     def bad(self) -> NDArray[np.bool_]:
         """Pixels that are not to be measured."""
-        return (
+        bad: NDArray[np.bool_] = (
             ((self.bits & UNUSABLE) != 0)
             | ~np.isfinite(self.image)
             | ~np.isfinite(self.variance)
             | (self.variance <= 0)
         )
+        return bad
 
     @property
     def bbox(self) -> Box:
@@ -110,9 +112,7 @@ class VisitContext:
     ) -> VisitContext:
         """Build the context from an exposure's own FITS WCS (TPV distortion and all)."""
         geometry = detector_geometry(detector)
-        frame = DetectorFrame(
-            instrument="DECam", visit=int(info.visit_id), detector=detector, bbox=geometry.bbox
-        )
+        frame = DetectorFrame(instrument="DECam", visit=visit_of(info), detector=detector, bbox=geometry.bbox)
         projection = SkyProjection.from_fits_wcs(wcs, frame, pixel_bounds=Box.from_shape(shape))
         return cls(detector, band, info, projection)
 
@@ -124,7 +124,7 @@ class VisitContext:
     @property
     def midpoint_mjd_tai(self) -> float:
         """Middle of the exposure, MJD TAI."""
-        return float(self.obs_info.datetime_begin.tai.mjd + self.obs_info.exposure_time.to_value(u.day) / 2)
+        return midpoint_mjd_tai(self.obs_info)
 
 
 def visit_image(

@@ -19,6 +19,7 @@ PLANES = (
     MaskPlane("CLIPPED", "At least one input was left out here because it disagreed with the others."),
     MaskPlane("DETECTED_NEGATIVE", "Pixel was part of a detected source with negative flux."),
     MaskPlane("SATURATED_TEMPLATE", "Template pixel was saturated."),
+    MaskPlane("INEXACT_PSF", "Fewer visits contribute here than around it, so that the PSF is another."),
 )
 """The planes in bit order; the names are those of LSST's visit and difference images where it has one."""
 

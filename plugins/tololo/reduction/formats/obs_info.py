@@ -24,6 +24,11 @@ def begin_mjd_tai(info: ObservationInfo) -> float:
     return float(_known(info, "datetime_begin").tai.mjd)
 
 
+def midpoint_mjd_tai(info: ObservationInfo) -> float:
+    """Return the middle of the exposure, MJD TAI."""
+    return begin_mjd_tai(info) + float(_known(info, "exposure_time").to_value("d")) / 2
+
+
 def exposure_seconds(info: ObservationInfo) -> float:
     """Return the exposure time, s."""
     return float(_known(info, "exposure_time").to_value("s"))
@@ -33,6 +38,8 @@ def _known(info: ObservationInfo, name: str) -> Any:
     value = getattr(info, name)
     if value is None:
         raise BadInputError(
-            f"The header does not give {name}", str(info.observation_id), "take the file from the archive again"
+            f"The header does not give {name}",
+            str(info.observation_id),
+            "take the file from the archive again",
         )
     return value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import galsim
 import numpy as np
-import piff
 from lsst.images import Box
 from lsst.images.psfs import PiffWrapper, PointSpreadFunction
 from numpy.typing import NDArray
 
+from tololo.reduction.formats.piff_import import piff
 from tololo.reduction.kernels.psf import PixelPsf
 
 _POWERS = {1: [(0, 0)], 3: [(0, 0), (1, 0), (0, 1)], 6: [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]}

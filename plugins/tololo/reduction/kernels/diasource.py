@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tololo.reduction.kernels.compiled import compiled
 from tololo.reduction.kernels.detection import correlate_separable, find_peaks, matched_filter, separate, trim
@@ -30,6 +31,9 @@ WING_ERROR = 0.15
 
 WING_SNR = 1000.0
 """Template sources above this have such wings, out to 12 FWHM."""
+
+INEXACT_ERROR = 0.15
+"""Part of a star's flux that is left where the template's PSF is another than that of its surroundings."""
 
 STAR_SNR = 50.0
 """Template sources above this tell the kernel's error."""
@@ -58,6 +62,7 @@ def measure_difference(
     science_psf: PixelPsf,
     *,
     planes: Mapping[str, NDArray[np.bool_]] | None = None,
+    inexact: NDArray[np.bool_] | None = None,
     threshold: float = 5.0,
     limit: float = 5.5,
     pixel_scale: float = 0.263,
@@ -75,6 +80,8 @@ def measure_difference(
         Its PSF.
     planes : mapping of `str` to `numpy.ndarray` of `bool`, optional
         Mask planes by the names of `FLAGS`; missing ones are taken as empty.
+    inexact : `numpy.ndarray` of `bool`, (ny, nx), optional
+        Where the template's PSF is another than that of its surroundings.
     threshold : `float`
         Detection threshold in units of the noise of the PSF-matched filter.
     limit : `float`
@@ -118,6 +125,14 @@ def measure_difference(
     floor = np.zeros_like(light)
     _spread_light(light, flux_variance, error, fwhm, floor)
     _add_wings(light, *_bright_peaks(light, flux_variance), WING_ERROR / error, fwhm, floor)
+    if inexact is not None and inexact.any():
+        around = ndimage.maximum_filter(inexact, (2 * math.ceil(fwhm) + 1,) * 2)
+        local = np.zeros_like(light)
+        _spread_light(np.where(around, light, np.float32(0)), flux_variance, INEXACT_ERROR, fwhm, local)
+        np.maximum(floor, local * np.float32(INEXACT_ERROR / error), out=floor)
+    # So much of a pixel's value the kernel may have wrong; near a bright star it must not spoil a fit.
+    misfit = floor * np.float32(error * kernel.max())
+    noise = subtraction.variance + misfit * misfit
 
     x, y, peak = find_peaks(score, threshold * scatter, both_signs=True, edge=2)
     order = np.argsort(-np.abs(peak), kind="stable")
@@ -126,7 +141,7 @@ def measure_difference(
     sign = np.where(peak < 0, -1.0, 1.0)
     inflation = np.sqrt(1.0 + (error * floor[j, i] / (scatter * np.sqrt(flux_variance[j, i]))) ** 2)
 
-    fit = psf_photometry(subtraction.difference, subtraction.variance, subtraction.bad, subtraction.psf, x, y)
+    fit = psf_photometry(subtraction.difference, noise, subtraction.bad, subtraction.psf, x, y)
     lobe = opposite_lobe(score / np.float32(scatter), i, j, sign, 1.5 * fwhm)
     partner = np.hypot(lobe[:, 1] - x, lobe[:, 2] - y) > 0
     is_dipole = partner & (lobe[:, 0] > 3.5) & (lobe[:, 0] > 0.3 * np.abs(peak))

@@ -85,10 +85,6 @@ def stack(
         seeing are not taken for outliers of one another.
     tolerance : `numpy.ndarray`, (ny, nx), optional
         meanclip: variance by which inputs may differ beyond their noise, where more is known of it.
-    tolerance : `numpy.ndarray`, (ny, nx), optional
-        meanclip: variance by which inputs may differ beyond their noise, where more is known of it.
-    tolerance : `numpy.ndarray`, (ny, nx), optional
-        meanclip: variance by which inputs may differ beyond their noise, where more is known of it.
     clipped_bit : `int`
         Mask value (2 ** bit) that is set where meanclip rejected an input; 0 for none.
 

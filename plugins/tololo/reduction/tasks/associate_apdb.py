@@ -14,6 +14,7 @@ from tololo.reduction.apdb import open_apdb
 from tololo.reduction.association import DetectorVisit, SourceSelection, VisitInfo, associate_night
 from tololo.reduction.forced import ForcedImages
 from tololo.reduction.formats.images import VisitContext
+from tololo.reduction.formats.obs_info import exposure_seconds
 
 
 class AssociateApdbConnections(pipe_base.PipelineTaskConnections, dimensions=("instrument", "day_obs")):
@@ -116,7 +117,7 @@ class AssociateApdbTask(pipe_base.PipelineTask):
             band=data_id["band"],
             midpoint=context.midpoint_mjd_tai,
             region=data_id.region,
-            exposure_time=float(context.obs_info.exposure_time.to_value("s")),
+            exposure_time=exposure_seconds(context.obs_info),
         )
 
         def load() -> tuple[Table, Any]:

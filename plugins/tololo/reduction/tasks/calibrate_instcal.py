@@ -13,6 +13,7 @@ from lsst.pipe.base import connectionTypes as ct
 from tololo.reduction.calibrate import calibrate
 from tololo.reduction.formats.images import VisitContext, header_cards, visit_image
 from tololo.reduction.formats.instcal import instcal_pixels
+from tololo.reduction.formats.obs_info import begin_mjd_tai, night_of
 from tololo.reduction.ids import source_ids
 from tololo.reduction.references import references_on
 
@@ -92,8 +93,7 @@ class CalibrateInstcalTask(pipe_base.PipelineTask):
         )
         info = ObservationInfo(dict(pixels.header), pedantic=False, translator_class=None)
         shards = [handle.get() for handle in butlerQC.get(inputRefs.references)]
-        epoch = float(info.datetime_begin.tai.mjd)
-        references = references_on(shards, pixels.wcs, pixels.image.shape, band, epoch)
+        references = references_on(shards, pixels.wcs, pixels.image.shape, band, begin_mjd_tai(info))
         result = calibrate(pixels, references, where)
         self.log.info(
             "%s: FWHM %.2f arcsec, zero point %.3f +- %.3f (%d stars), shift %.2f %.2f pixels",
@@ -122,6 +122,6 @@ class CalibrateInstcalTask(pipe_base.PipelineTask):
         butlerQC.put(
             Table({**ids, **{name: result.stars[name] for name in result.stars.colnames}}), outputRefs.stars
         )
-        row = {"visit": visit, "detector": detector, "band": band, "day_obs": int(info.observing_day)}
+        row = {"visit": visit, "detector": detector, "band": band, "day_obs": night_of(info)}
         row |= {"mjd_tai": context.midpoint_mjd_tai, "exposure_time": result.stats.expTime, **result.summary}
         butlerQC.put(Table({name: [value] for name, value in row.items()}), outputRefs.summary)

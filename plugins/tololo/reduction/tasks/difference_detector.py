@@ -14,6 +14,7 @@ from lsst.pipe.base import connectionTypes as ct
 from tololo.facility.errors import NothingToDoError
 from tololo.reduction.difference import difference
 from tololo.reduction.formats.images import VisitContext, detector_image, difference_image
+from tololo.reduction.formats.obs_info import night_of
 from tololo.reduction.formats.skymap import from_definition
 from tololo.reduction.formats.tract import Patch
 from tololo.reduction.template import bring_template
@@ -130,7 +131,7 @@ class DifferenceDetectorTask(pipe_base.PipelineTask):
             raise pipe_base.NoWorkFound(
                 f"{where}: the template covers {share:.0%} of the detector ({len(coadds)} patches overlap it)"
             )
-        night = int(science.obs_info.observing_day)
+        night = night_of(science.obs_info)
         if night in template.nights and not self.config.allow_own_night:
             raise pipe_base.NoWorkFound(f"{where}: the template holds visits of this very night, {night}")
         try:

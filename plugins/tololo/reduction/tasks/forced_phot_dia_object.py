@@ -12,6 +12,7 @@ from lsst.pipe.base import connectionTypes as ct
 
 from tololo.reduction.forced import ForcedImages
 from tololo.reduction.formats.images import VisitContext
+from tololo.reduction.formats.obs_info import visit_of
 
 
 class ForcedPhotDiaObjectConnections(
@@ -73,7 +74,7 @@ class ForcedPhotDiaObjectTask(pipe_base.PipelineTask):
         table.remove_column("on_image")
         ids: dict[str, Any] = {
             "diaObjectId": np.asarray(objects["diaObjectId"])[inside],
-            "visit": np.int64(context.obs_info.visit_id),
+            "visit": np.int64(visit_of(context.obs_info)),
             "detector": np.int16(context.detector),
             "band": context.band,
             "midpointMjdTai": context.midpoint_mjd_tai,

@@ -8,6 +8,7 @@ import lsst.pipe.base as pipe_base
 from lsst.pipe.base import connectionTypes as ct
 
 from tololo.reduction.coadd import to_cell_coadd, warp_visit
+from tololo.reduction.formats.obs_info import night_of
 from tololo.reduction.formats.skymap import from_definition
 
 
@@ -59,7 +60,7 @@ class MakeDirectWarpTask(pipe_base.PipelineTask):
             raise pipe_base.NoWorkFound(
                 f"Visit {data_id['visit']} has no good pixel on patch {data_id['patch']}"
             )
-        metadata = {"VISIT": int(data_id["visit"]), "DAY_OBS": int(images[0].obs_info.observing_day)}
+        metadata = {"VISIT": int(data_id["visit"]), "DAY_OBS": night_of(images[0].obs_info)}
         butlerQC.put(
             to_cell_coadd(warped, data_id["skymap"], patch, images[0].band, metadata), outputRefs.warp
         )

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import GOOD_VISITS, Reduced
+from operators.airflow_context import TEMPLATE, connect, context
+
+
+@pytest.fixture(autouse=True)
+def _outside_the_task_runner() -> Iterator[None]:
+    """Let tests call `execute` themselves."""
+    from airflow.sdk.bases.operator import ExecutorSafeguard
+
+    ExecutorSafeguard.test_mode = True
+    yield
+    ExecutorSafeguard.test_mode = False
+
+
+@dataclass(frozen=True)
+class Templated:
+    """A repository with version 1 of a template, made of one visit, and what its tasks returned."""
+
+    repository: Path
+    selected: dict[str, Any]
+    ran: dict[str, Any]
+    progress: str
+    accepted: dict[str, Any]
+
+    def copy(self, folder: Path) -> Path:
+        return Path(shutil.copytree(self.repository, folder / "repository"))
+
+
+def coadd_operator(selected: dict[str, Any]) -> Any:
+    """The task of template_coadds that runs the pipeline, with its templates filled in."""
+    from tololo.operators.bps import RunPipelineOperator
+    from tololo.params import PIPELINES
+
+    return RunPipelineOperator(
+        task_id="coadd",
+        pipeline=f"{PIPELINES}/template_coadds.yaml#coadd",
+        parent=selected["version"],
+        step="coadd",
+        inputs=f"{selected['inputs']},skymaps",
+        where_terms=["instrument = 'DECam'", selected["where"], ""],
+        pipeline_config={"assembleTemplateCoadd:method": "meanclip"},
+        conn_id="butler_test",
+        site="parsl",
+    )
+
+
+@pytest.fixture(scope="session")
+def templated(reduced: Reduced, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templated]:
+    """Version 1 of the template 2019/meanclip; tests that write take a copy."""
+    from airflow.sdk.bases.operator import ExecutorSafeguard
+
+    from tololo.operators.template import AcceptTemplateOperator, SelectTemplateInputsOperator
+
+    folder = tmp_path_factory.mktemp("templated")
+    repository = reduced.copy(folder)
+    params = {**TEMPLATE, "nights": "", "bands": ["r"], "where": f"visit = {GOOD_VISITS[0]}"}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        connect(monkeypatch, repository, folder)
+        monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
+        selected = SelectTemplateInputsOperator(task_id="select").execute(context(**params))
+        running = context(**params)
+        ran = coadd_operator(selected).execute(running)
+        accept = AcceptTemplateOperator(task_id="accept")
+        accepted = accept.execute(context(**params, xcoms={"select": selected}))
+    yield Templated(repository, selected, ran, running["task_state_store"]["progress"], accepted)
