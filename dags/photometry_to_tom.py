@@ -1,15 +1,16 @@
 """
 # Photometry to TOM
 
-Publishes light curves of the APDB's diaObjects in a TOM Toolkit server: finds or creates each target, uploads
+Publishes light curves in a TOM Toolkit server: finds or creates each target, uploads
 the light curve as a new version, reads it back, compares it point by point, and only then deletes the older
 version. Nothing is lost when the TOM dies in the middle, nothing is doubled by a second run.
 
 **Publishes** MJD (UTC for the TOM, TAI in a column of its own), AB magnitude with error or limit, filter,
 telescope, instrument.
 
-**Targets** by default the diaObjects with the most significant detections; or a list, one target a line:
-`name ra dec` in degrees.
+**Sources**: `apdb` publishes diaObjects (forced fluxes on difference images), by default those with the most
+significant detections, or those at the targets of a list. `visits` publishes a list of targets, with forced
+fluxes on the visit images of all nights. A list has one target a line: `name ra dec` in degrees.
 """
 
 from airflow.sdk import DAG, Param
@@ -31,9 +32,9 @@ with DAG(
         "source": Param(
             "apdb",
             type="string",
-            enum=["apdb"],
+            enum=["apdb", "visits"],
             title="Source",
-            description="Where the light curves come from.",
+            description="apdb: diaObjects, on difference images. visits: the targets below, on visit images.",
             section="Light curves",
         ),
         "apdb": Param(
@@ -55,8 +56,8 @@ with DAG(
             section="Light curves",
         ),
         "targets": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             format="multiline",
             title="Targets",
             description="One a line: name ra dec (degrees). Empty: diaObjects of the APDB.",

@@ -32,8 +32,8 @@ with DAG(
         **template_params(),
         **threshold_param(),
         "nights": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             title="Nights",
             description="A list (20190401, 20190402), a range (20190401:20190430) or a glob (201904*); "
             "empty: all nights.",
@@ -49,8 +49,8 @@ with DAG(
             section="Selection",
         ),
         "patches": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             title="Patches",
             description="Data query on tract and patch; empty: what the visits cover.",
             section="Selection",
@@ -64,7 +64,7 @@ with DAG(
         parent="{{ ti.xcom_pull('select')['version'] }}",
         step="coadd",
         inputs="{{ ti.xcom_pull('select')['inputs'] }},skymaps",
-        where_terms=["instrument = 'DECam'", "{{ ti.xcom_pull('select')['where'] }}", "{{ params.patches }}"],
+        where_terms=["instrument = 'DECam'", "{{ ti.xcom_pull('select')['where'] }}", "{{ params.patches or '' }}"],
         pipeline_config={"assembleTemplateCoadd:method": "{{ params.template_type }}"},
     )
     accept = AcceptTemplateOperator(task_id="accept", trigger_rule="none_failed_min_one_success")

@@ -68,8 +68,8 @@ def common_params() -> dict[str, Param]:
             section=SELECTION,
         ),
         "where": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             title="Data query",
             description="Butler expression, passed on as it is: visit = 720558 AND detector IN (25, 34)",
             section=SELECTION,

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,16 @@ from conftest import BAD_VISIT, DETECTOR, NIGHT, SPARE, Reduced, instcal_request
 from tololo.engine.attempt import ENDED, Attempt, AttemptState
 from tololo.engine.driver import drive
 from tololo.facility.errors import BadInputError, UnavailableError
-from tololo.facility.run import RunOutcome
+from tololo.facility.run import RunOutcome, RunRequest
 from tololo.hooks.bps import BpsHook
 from tololo.hooks.butler import ButlerHook
 
 PRODUCTS = ("visit_image", "single_visit_star", "detector_summary", "visit_summary")
 
 
-def attempt_of(folder: Path, repository: Path, night: int, **changes: object) -> Attempt:
+def attempt_of(folder: Path, request: RunRequest) -> Attempt:
     attempt = Attempt(folder / "1")
-    attempt.create(instcal_request(repository, night, **changes))
+    attempt.create(request)
     return attempt
 
 
@@ -142,7 +143,7 @@ WRONG = {
 def test_one_message_for_a_wrong_request(ingested: Path, tmp_path: Path, wrong: str) -> None:
     changes, phase, what, where = WRONG[wrong]
     before = all_datasets(ingested)
-    attempt = attempt_of(tmp_path, ingested, SPARE, **changes)
+    attempt = attempt_of(tmp_path, replace(instcal_request(ingested, SPARE), **changes))
     state = drive(attempt)
     assert attempt.state == state
     assert (state.phase, state.outcome) == (phase, {})
@@ -154,13 +155,13 @@ def test_one_message_for_a_wrong_request(ingested: Path, tmp_path: Path, wrong: 
 
 def test_a_subset_that_is_not_there_is_refused(ingested: Path, tmp_path: Path) -> None:
     pipeline = instcal_request(ingested, SPARE).pipeline.replace("#instcal", "#nosuch")
-    state = drive(attempt_of(tmp_path, ingested, SPARE, pipeline=pipeline))
+    state = drive(attempt_of(tmp_path, instcal_request(ingested, SPARE, pipeline=pipeline)))
     assert (state.phase, "nosuch" in state.error["what"]) == ("error", True)
 
 
 def test_a_dry_run_builds_the_graph_and_stops(ingested: Path, tmp_path: Path) -> None:
     before = all_datasets(ingested), ButlerHook(ingested).collections()
-    attempt = attempt_of(tmp_path, ingested, SPARE, dry_run=True)
+    attempt = attempt_of(tmp_path, instcal_request(ingested, SPARE, dry_run=True))
     state = drive(attempt)
     assert (state.phase, state.expected) == ("planned", {"calibrateInstcal": 1, "summarizeVisit": 1})
     assert RunOutcome(**state.outcome).summary()["expected"] == 2
@@ -208,7 +209,7 @@ def test_what_a_killed_driver_left_in_the_registry_is_taken_up(reduced: Reduced,
     with Butler.from_config(str(repository), writeable=True) as butler:
         butler.collections.redefine_chain(f"{NIGHT}/instcal", ["refcats", "skymaps", f"{NIGHT}/instcal/raw"])
     where = f"instrument = 'DECam' AND visit.day_obs = {NIGHT} AND visit != {BAD_VISIT}"
-    state = drive(attempt_of(tmp_path, repository, NIGHT, where=where))
+    state = drive(attempt_of(tmp_path, instcal_request(repository, NIGHT, where=where)))
     assert state.phase == "empty"
     with Butler.from_config(str(repository)) as butler:
         assert butler.collections.get_info(f"{NIGHT}/instcal").children[0] == run

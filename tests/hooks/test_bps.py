@@ -52,8 +52,6 @@ def test_attach_finds_a_driver_that_only_just_starts_and_replaces_one_that_ended
     assert state.phase == "error"
     assert "/nowhere" in state.error["what"]
     assert first.request == NOWHERE
-    while first.is_alive():
-        time.sleep(0.05)
     second = hook.attach_or_start(NOWHERE)
     assert (first.folder.name, second.folder.name) == ("1", "2")
     wait_for(hook, second, ENDED)

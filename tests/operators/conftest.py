@@ -55,7 +55,7 @@ def coadd_operator(selected: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def templated(reduced: Reduced, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templated]:
+def templated(reduced: Reduced, tmp_path_factory: pytest.TempPathFactory) -> Templated:
     """Version 1 of the template 2019/meanclip; tests that write take a copy."""
     from airflow.sdk.bases.operator import ExecutorSafeguard
 
@@ -72,4 +72,4 @@ def templated(reduced: Reduced, tmp_path_factory: pytest.TempPathFactory) -> Ite
         ran = coadd_operator(selected).execute(running)
         accept = AcceptTemplateOperator(task_id="accept")
         accepted = accept.execute(context(**params, xcoms={"select": selected}))
-    yield Templated(repository, selected, ran, running["task_state_store"]["progress"], accepted)
+    return Templated(repository, selected, ran, running["task_state_store"]["progress"], accepted)

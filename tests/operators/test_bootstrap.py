@@ -65,7 +65,7 @@ def test_what_is_missing_is_named_and_nothing_is_made(
 
 
 def test_a_verification_that_fails_names_what_is_wrong(repository: Path, small_nights: Truth) -> None:
-    with pytest.raises(AirflowFailException, match=r"detectors.*gaia_dr2: shards"):
+    with pytest.raises(AirflowFailException, match=r"instrument DECam.*gaia_dr2: shards"):
         run(small_nights.reference, steps=["create", "verify"])
 
 

@@ -47,6 +47,7 @@ def put_template(repository: Path, version: str) -> None:
     with Butler.from_config(str(repository), writeable=True) as butler:
         refs = butler.query_datasets("template_coadd", f"{CHAIN}/v1")
         run = collections.run(version, "template_coadds", "coadd", datetime(2026, 1, 1, tzinfo=UTC))
+        butler.collections.register(run)
         for ref in refs:
             butler.put(butler.get(ref), "template_coadd", ref.dataId, run=run)
     ButlerHook(repository).write_chain(version, [run])
@@ -65,7 +66,9 @@ def test_the_first_version(templated: Templated) -> None:
     assert ran["chain"] == f"{CHAIN}/v1"
     assert ran["run"].startswith(f"{CHAIN}/v1/template_coadds/coadd/2")
     assert set(ran["labels"]) == {"makeDirectWarp", "assembleTemplateCoadd"}
-    assert ran["done"] == ran["expected"] >= 2
+    # The regions of exposures are padded, so a neighbouring patch may have no data.
+    assert ran["done"] + ran["no_data"] == ran["expected"]
+    assert ran["labels"]["makeDirectWarp"]["done"] == ran["labels"]["assembleTemplateCoadd"]["done"] >= 1
     assert templated.accepted == {
         "chain": CHAIN,
         "version": f"{CHAIN}/v1",
@@ -73,8 +76,8 @@ def test_the_first_version(templated: Templated) -> None:
     }
     assert children(templated.repository)[0] == f"{CHAIN}/v1"
     assert children(templated.repository, f"{CHAIN}/inputs") == (f"{CHAIN}/v1/inputs",)
-    done = ran["labels"]["makeDirectWarp"]["done"]
-    assert f"makeDirectWarp {done} of {done}" in templated.progress
+    warps = ran["labels"]["makeDirectWarp"]["expected"]
+    assert f"makeDirectWarp {warps} of {warps}" in templated.progress
 
 
 def test_the_same_inputs_are_the_same_version_and_nothing_is_to_do(repository: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from real_data import FIELD
 
+from real_data import FIELD
 from tololo.simulation.instcal import simulate_nights
 
 from .chain import Chain, Simulation

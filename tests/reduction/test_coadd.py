@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lsst.images import Image, VisitImage
+from lsst.images import VisitImage
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.coadd import CoaddInput, combine, to_cell_coadd, warp_visit
@@ -129,7 +129,9 @@ def test_pixels_that_fewer_visits_see_are_said_to_have_another_psf(simulation: S
 
 def test_a_coadd_comes_back_from_its_image(simulation: Simulation, patch) -> None:
     visit = simulation.template_visits[1]
-    warped = warp_visit([simulation.chain.detector(*key).image for key in simulation.chain.keys(visit)], patch)
+    warped = warp_visit(
+        [simulation.chain.detector(*key).image for key in simulation.chain.keys(visit)], patch
+    )
     item = CoaddInput.from_cell_coadd(visit, to_cell_coadd(warped, NAME, patch, "r", {"VISIT": visit}))
     np.testing.assert_array_equal(item.planes.image, warped.planes.image)
     np.testing.assert_array_equal(item.planes.bits, warped.planes.bits)

@@ -19,15 +19,15 @@ def test_a_detector_is_calibrated_as_the_truth_has_it(simulation: Simulation, ke
     assert detector.summary["zero_point"] == pytest.approx(truth["zero_point"], abs=0.02)
     # With some ninety stars the error of the mean is far below that of one, 0.03 mag.
     assert detector.summary["zero_point_error"] < 0.008
-    assert abs(detector.summary["zero_point"] - truth["zero_point"]) < 4 * detector.summary["zero_point_error"]
+    assert (
+        abs(detector.summary["zero_point"] - truth["zero_point"]) < 4 * detector.summary["zero_point_error"]
+    )
     assert math.hypot(detector.summary["shift_x"], detector.summary["shift_y"]) < 0.05
     assert detector.summary["fwhm_half_maximum"] == pytest.approx(truth["fwhm"], rel=0.03)
 
 
 @pytest.mark.parametrize("key", KEYS[::3])
-def test_the_image_holds_the_stars_fluxes_in_nanojansky(
-    simulation: Simulation, key: tuple[int, int]
-) -> None:
+def test_the_image_holds_the_stars_fluxes_in_nanojansky(simulation: Simulation, key: tuple[int, int]) -> None:
     detector, truth = simulation.chain.detector(*key), simulation.truth
     stars = detector.stars
     known = stars[(stars["refId"] > 0) & (stars["snr"] > 50) & ~stars["flags"]]

@@ -43,7 +43,8 @@ class BpsHook:
     def attach_or_start(self, request: RunRequest) -> Attempt:
         """Return the attempt that still runs for the same request, or start a new one."""
         latest = self.latest()
-        if latest is not None and latest.is_alive():
+        # A driver that has written its last state may need a moment to go.
+        if latest is not None and latest.is_alive() and latest.state.phase not in ENDED:
             return latest
         number = int(latest.folder.name) + 1 if latest else 1
         attempt = Attempt(self.folder / str(number))

@@ -22,8 +22,8 @@ VISITS = "instcal"
 class TemplateSelection:
     """Visits that make one version of a template.
 
-    ``version`` is the collection of the version's RUNs, ``inputs`` the TAGGED collection of its visit images; where
-    a dry run made none, the chains of the nights, separated by commas.
+    ``version`` is the collection of the version's RUNs, ``inputs`` the TAGGED collection of its visit images;
+    where a dry run made none, the chains of the nights, separated by commas.
     """
 
     version: str

@@ -32,7 +32,7 @@ class SelectTemplateInputsOperator(FacilityOperator):
         )
         bands = ", ".join(f"'{band}'" for band in params["bands"])
         query = data_query(params, f"band IN ({bands})" if bands else "")
-        selection = hook.select(params["nights"], query, dry_run=params["dry_run"])
+        selection = hook.select(params["nights"] or "", query, dry_run=params["dry_run"])
         self.log.info(
             "%d visit images of %d visits on nights %s make version %s (%s)",
             selection.n_images,

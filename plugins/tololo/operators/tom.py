@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from astropy.table import Table
 
+    from tololo.facility.lightcurve import LightCurve
     from tololo.hooks.apdb import ApdbHook
 
 MATCH_ARCSEC = 1.5
@@ -32,53 +33,79 @@ class NamedObject:
 
 
 class PublishLightCurvesOperator(FacilityOperator):
-    """Upload the light curves of diaObjects, each as the only version of its target and label.
+    """Upload light curves, each as the only version of its target and label.
 
-    Reads the params ``night``, ``coadd_subset``, ``template_type``, ``apdb``, ``selection``, ``targets``,
-    ``tom``, ``publish`` and ``dry_run``. Returns the counts of created and unchanged light curves, and of
-    points.
+    They come from the APDB (diaObjects, on difference images) or from the visit images (targets of a list).
+    Reads the params ``source``, ``night``, ``coadd_subset``, ``template_type``, ``apdb``,
+    ``selection``, ``targets``, ``tom``, ``publish`` and ``dry_run``. Returns the counts of created and
+    unchanged light curves, and of points.
     """
 
     def work(self, context: Context) -> Any:
         """Select objects, upload, count."""
-        from tololo.facility.lightcurve import LightCurve
-        from tololo.hooks.apdb import ApdbHook
         from tololo.hooks.tom import TomHook
 
         params = context["params"]
         self.log.info("Light curves as they stand after night %s", night_of(context))
+        label, curves = self._from_visits(params) if params["source"] == "visits" else self._from_apdb(params)
+        if params["publish"] == "no" or params["dry_run"]:
+            self.log.info(
+                "Not published: %d light curves, %d points", len(curves), sum(len(curve) for curve in curves)
+            )
+            return {"targets": len(curves), "points": sum(len(curve) for curve in curves)}
+        tom = TomHook(params["tom"])
+        counts = {"targets": 0, "created": 0, "unchanged": 0, "points": 0}
+        for curve in curves:
+            target = tom.find_target(curve.target, ra=curve.ra, dec=curve.dec, create=True)
+            result = tom.upload_light_curve(target, curve, label=label)
+            counts["targets"] += 1
+            counts[result.status] += 1
+            counts["points"] += result.n_points
+            self.log.info("%s: %d points, %s", curve.target, result.n_points, result.status)
+            context["task_state_store"].set("progress", f"{counts['targets']} of {len(curves)} light curves")
+        return counts
+
+    def _from_apdb(self, params: Any) -> tuple[str, list[LightCurve]]:
+        """Return the light curves of diaObjects: forced fluxes on difference images."""
+        from tololo.facility.lightcurve import LightCurve
+        from tololo.hooks.apdb import ApdbHook
+
         name = params["apdb"] or collections.apdb(params["coadd_subset"], params["template_type"])
         apdb = ApdbHook()
         if not apdb.config_path(name).exists():
             raise NothingToDoError(
                 f"There is no APDB {name} yet", str(apdb.config_path(name)), "run difference_imaging"
             )
-        objects = self._objects(apdb, name, params)
         curves = []
-        for item in objects:
+        for item in self._objects(apdb, name, params):
             rows = forced_points(apdb.light_curve(name, item.dia_object_id), item.dia_object_id)
             if rows:
-                curves.append((item, LightCurve.from_records(item.name, item.ra, item.dec, rows)))
-        if params["publish"] == "no" or params["dry_run"]:
-            self.log.info(
-                "Not published: %d light curves, %d points", len(curves), sum(len(c) for _, c in curves)
-            )
-            return {"targets": len(curves), "points": sum(len(curve) for _, curve in curves)}
-        tom = TomHook(params["tom"])
-        counts = {"targets": 0, "created": 0, "unchanged": 0, "points": 0}
-        for item, curve in curves:
-            target = tom.find_target(item.name, ra=item.ra, dec=item.dec, create=True)
-            result = tom.upload_light_curve(target, curve, label=name)
-            counts["targets"] += 1
-            counts[result.status] += 1
-            counts["points"] += result.n_points
-            self.log.info("%s: %d points, %s", item.name, result.n_points, result.status)
-            context["task_state_store"].set("progress", f"{counts['targets']} of {len(curves)} light curves")
-        return counts
+                curves.append(LightCurve.from_records(item.name, item.ra, item.dec, rows))
+        return name, curves
+
+    def _from_visits(self, params: Any) -> tuple[str, list[LightCurve]]:
+        """Return the light curves of targets: forced fluxes on the visit images of all nights."""
+        from tololo.facility.lightcurve import LightCurve
+        from tololo.hooks.butler import ButlerHook
+        from tololo.reduction.visit_photometry import visit_light_curves
+
+        targets = read_targets(params["targets"] or "")
+        if not targets:
+            raise BadInputError("There are no targets", "param targets", "write one a line: name ra dec")
+        hook = ButlerHook.from_connection(params["repo"])
+        chains = hook.collections("*/instcal")
+        if not chains:
+            raise NothingToDoError("There are no visits", hook.repository, "run nightly_decam first")
+        with hook.open() as butler:
+            rows = visit_light_curves(butler, chains, targets)
+        for name in (name for name, points in rows.items() if not points):
+            self.log.warning("Target %s lies on no visit image", name)
+        curves = [LightCurve.from_records(*target, rows[target[0]]) for target in targets if rows[target[0]]]
+        return "visits", curves
 
     def _objects(self, apdb: ApdbHook, name: str, params: Any) -> list[NamedObject]:
-        if params["targets"].strip():
-            return [self._nearest(apdb, name, *target) for target in read_targets(params["targets"])]
+        if (params["targets"] or "").strip():
+            return [self._nearest(apdb, name, *target) for target in read_targets(params["targets"] or "")]
         table = apdb.objects(name)
         if not len(table):
             raise NothingToDoError("The APDB holds no diaObject", name, "run difference_imaging first")

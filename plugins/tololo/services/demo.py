@@ -177,6 +177,10 @@ class Demo:
 def _stages(plan: DemoPlan) -> list[list[Stage]]:
     """Return the runs of the demo: groups that follow each other, of runs that may go on together."""
     template = {"coadd_subset": plan.subset, "template_type": plan.template_type}
+    last = plan.science_nights[-1]
+    publications: list[dict[str, Any]] = [{"selection": plan.n_targets}]
+    if plan.targets:
+        publications.append({"source": "visits", "targets": plan.targets})
     return [
         [Stage("repo_bootstrap", None, {"refcats": str(plan.refcat)})],
         [Stage("nightly_decam", night, {"night": night, "data": str(plan.folder)}) for night in plan.nights],
@@ -192,11 +196,5 @@ def _stages(plan: DemoPlan) -> list[list[Stage]]:
             [Stage("difference_imaging", night, {**template, "night": night, "where": plan.science_where})]
             for night in plan.science_nights
         ),
-        [
-            Stage(
-                "photometry_to_tom",
-                plan.science_nights[-1],
-                {**template, "night": plan.science_nights[-1], "selection": plan.n_targets},
-            )
-        ],
+        [Stage("photometry_to_tom", last, {**template, "night": last, **params}) for params in publications],
     ]

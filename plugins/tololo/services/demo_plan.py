@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tololo.facility.configuration import facility
 from tololo.facility.errors import BadInputError
+
+if TYPE_CHECKING:
+    from tololo.reduction.formats.instcal import InstcalExposure
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,8 @@ class DemoPlan:
     """Nights of the demo and what each is for.
 
     ``band_nights`` lists the nights of each band, oldest first; the last one is science, the others make the
-    template. ``truth`` is the folder of a simulation's truth, `None` for real data.
+    template. ``truth`` is the folder of a simulation's truth, `None` for real data. ``targets`` lists stars,
+    one a line (name ra dec), whose light curves on the visit images are published too.
     """
 
     folder: Path
@@ -26,6 +32,7 @@ class DemoPlan:
     description: str
     truth: Path | None = None
     n_targets: int = 20
+    targets: str = ""
 
     @property
     def template_type(self) -> str:
@@ -129,13 +136,43 @@ def plan_data(folder: Path, refcat: str) -> DemoPlan:
             str(folder),
             "add exposures of the same field from another night",
         )
+    stars = _reference_stars(folder, refcat)
     return DemoPlan(
         folder=folder,
-        refcat=_reference_stars(folder, refcat),
+        refcat=stars,
         subset=re.sub(r"[^A-Za-z0-9]+", "_", folder.name).strip("_") or "data",
         band_nights=band_nights,
         science=science,
         description=f"{len(search.triples)} exposures of {len(nights)} bands in {folder}",
+        targets=_covered_stars(search.triples, stars),
+    )
+
+
+def _covered_stars(
+    exposures: Sequence[InstcalExposure], refcat: Path, number: int = 5, margin: int = 20
+) -> str:
+    """Choose the reference stars that most exposures cover, brighter first; one a line: name ra dec."""
+    import numpy as np
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+    from tololo.reduction.formats.refcat import read_refcat
+
+    stars = read_refcat(refcat)
+    ra, dec = np.degrees(np.asarray(stars["coord_ra"])), np.degrees(np.asarray(stars["coord_dec"]))
+    covered = np.zeros(len(stars), dtype=int)
+    for detector in (detector for exposure in exposures for detector in exposure.detectors):
+        ny, nx = detector.shape
+        wcs = WCS(fits.Header(detector.wcs_header))
+        center = wcs.all_pix2world([[nx / 2, ny / 2]], 0)[0]
+        near = np.hypot((ra - center[0]) * np.cos(np.radians(dec)), dec - center[1]) < 0.5
+        x, y = wcs.all_world2pix(ra[near], dec[near], 0, quiet=True) if near.any() else (ra[near], dec[near])
+        inside = (x > margin) & (x < nx - margin) & (y > margin) & (y < ny - margin)
+        covered[np.flatnonzero(near)[inside]] += 1
+    order = np.lexsort((-np.asarray(stars["phot_g_mean_flux"], dtype=float), -covered))
+    chosen = [index for index in order[:number] if covered[index] > 0]
+    return "\n".join(
+        f"Gaia-DR2-{int(stars['id'][index])} {ra[index]:.7f} {dec[index]:.7f}" for index in chosen
     )
 
 

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from tololo.reduction.formats.masks import BIT, UNUSABLE, pack_mask, unpack_mask
 from tololo.reduction.formats.obs_info import midpoint_mjd_tai, visit_of
+from tololo.reduction.formats.projection import projection_of
 from tololo.reduction.formats.psfs import to_piff
 from tololo.reduction.formats.tract import Patch, Tract
 from tololo.reduction.instrument.detectors import detector_geometry
@@ -113,7 +114,7 @@ class VisitContext:
         """Build the context from an exposure's own FITS WCS (TPV distortion and all)."""
         geometry = detector_geometry(detector)
         frame = DetectorFrame(instrument="DECam", visit=visit_of(info), detector=detector, bbox=geometry.bbox)
-        projection = SkyProjection.from_fits_wcs(wcs, frame, pixel_bounds=Box.from_shape(shape))
+        projection = projection_of(wcs, frame, Box.from_shape(shape), shape)
         return cls(detector, band, info, projection)
 
     @classmethod

@@ -72,7 +72,7 @@ class AssembleTemplateCoaddTask(pipe_base.PipelineTask):
             raise pipe_base.NoWorkFound("No warp of this patch has a good pixel")
         template = combine(inputs, patch, self.config.method)
         covered = template.depth[template.depth > 0]
-        nights = sorted({int(warp.metadata["DAY_OBS"]) for _, warp in warps})
+        nights = sorted({int(warp.metadata["DAY_OBS"]) for visit, warp in warps if visit in template.visits})
         metadata = {
             "METHOD": self.config.method,
             "VISITS": ",".join(str(visit) for visit in template.visits),

@@ -79,7 +79,11 @@ class DifferenceDetectorConfig(
 
     threshold = pex_config.Field[float](doc="Detection limit on the score, sigma.", default=5.0)
     minimum_coverage = pex_config.RangeField[float](
-        doc="Fraction of the detector that the template must cover.", default=0.05, min=0.0, max=1.0
+        doc="Fraction of the detector that the template must cover.",
+        default=0.05,
+        min=0.0,
+        max=1.0,
+        inclusiveMax=True,
     )
     allow_own_night = pex_config.Field[bool](
         doc="Subtract a template that holds visits of the same night.", default=False
