@@ -34,7 +34,14 @@ with DAG(
             description="Database of the registry of a new repository.",
             section="Repository",
         ),
-        "instrument": Param("DECam", type="string", enum=["DECam"], title="Instrument", section="Repository"),
+        "instrument": Param(
+            "DECam",
+            type="string",
+            enum=["DECam"],
+            title="Instrument",
+            description="The instrument whose nights the repository takes.",
+            section="Repository",
+        ),
         "skymap": Param(
             facility().skymap,
             type="string",

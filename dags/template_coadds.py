@@ -64,7 +64,11 @@ with DAG(
         parent="{{ ti.xcom_pull('select')['version'] }}",
         step="coadd",
         inputs="{{ ti.xcom_pull('select')['inputs'] }},skymaps",
-        where_terms=["instrument = 'DECam'", "{{ ti.xcom_pull('select')['where'] }}", "{{ params.patches or '' }}"],
+        where_terms=[
+            "instrument = 'DECam'",
+            "{{ ti.xcom_pull('select')['where'] }}",
+            "{{ params.patches or '' }}",
+        ],
         pipeline_config={"assembleTemplateCoadd:method": "{{ params.template_type }}"},
     )
     accept = AcceptTemplateOperator(task_id="accept", trigger_rule="none_failed_min_one_success")
