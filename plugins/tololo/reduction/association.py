@@ -26,6 +26,7 @@ from tololo.reduction.dia_objects import (
     mean_positions,
     summarise,
 )
+from tololo.reduction.ids import COUNTER_BITS, DETECTOR_BITS, source_ids
 from tololo.reduction.matching import match_sources
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ type Forced = Callable[[Floats, Floats], Any]
 DEFAULT_RADIUS = 1.0
 REQUIRED = ("diaSourceId", "ra", "dec", "x", "y", "psfFlux", "psfFluxErr")
 _FLUXES = ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")
-_DETECTOR_BITS = 7
-_COUNTER_BITS = 25
 
 
 @dataclass(frozen=True)
@@ -413,11 +412,10 @@ def forced_source_ids(info: VisitInfo, n: int) -> Integers:
     BadInputError
         If visit, detector or ``n`` need more bits.
     """
-    bits = 63 - _DETECTOR_BITS - _COUNTER_BITS
-    if not 0 <= info.visit < 2**bits or not 0 <= info.detector < 2**_DETECTOR_BITS or n > 2**_COUNTER_BITS:
+    bits = 63 - DETECTOR_BITS - COUNTER_BITS
+    if not 0 <= info.visit < 2**bits or not 0 <= info.detector < 2**DETECTOR_BITS or n > 2**COUNTER_BITS:
         raise BadInputError("The forced sources cannot be numbered", str(info), f"use visits below {2**bits}")
-    first = ((info.visit << _DETECTOR_BITS) | info.detector) << _COUNTER_BITS
-    return first + np.arange(n, dtype=np.int64)
+    return source_ids(info.visit, info.detector, n)
 
 
 def _stack(old: Columns, new: Columns, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

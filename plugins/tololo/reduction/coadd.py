@@ -27,7 +27,7 @@ from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.formats.tract import Patch
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.stack import Method, stack
-from tololo.reduction.kernels.warp import STEP, area_ratio, grid_of, warp
+from tololo.reduction.kernels.warp import STEP, Transform, Warped, area_ratio, grid_of, warp
 
 PSF_SIZE = 43
 """Pixels; coadds of different seeing need stamps of one size."""
@@ -70,6 +70,18 @@ def detector_to_tract(image: VisitImage, patch: Patch, x0: int, y0: int) -> Any:
         return sky_to_pixel(image.sky_projection, ra, dec)
 
     return transform
+
+
+def resample(
+    source: Planes, transform: Transform, shape: tuple[int, int]
+) -> tuple[Warped, NDArray[np.float64]]:
+    """Resample planes (Lanczos 3), the flux of stars kept; also return the output pixels' areas on a grid."""
+    grid_x, grid_y = grid_of(transform, shape)
+    area = area_ratio(grid_x, grid_y)
+    warped = warp(
+        source.image, source.variance, source.bits, source.bad, grid_x, grid_y, STEP, shape, area=area
+    )
+    return warped, area
 
 
 def warp_psf(
@@ -157,18 +169,7 @@ def _paste(image: VisitImage, patch: Patch, box: tuple[int, int, int, int], plan
     source = planes_of(image)
     shape = (box[3] - box[1], box[2] - box[0])
     transform = detector_to_tract(image, patch, box[0], box[1])
-    grid_x, grid_y = grid_of(transform, shape)
-    result = warp(
-        source.image,
-        source.variance,
-        source.bits,
-        source.bad,
-        grid_x,
-        grid_y,
-        STEP,
-        shape,
-        area=area_ratio(grid_x, grid_y),
-    )
+    result, _ = resample(source, transform, shape)
     view = np.s_[box[1] - planes.y0 : box[3] - planes.y0, box[0] - planes.x0 : box[2] - planes.x0]
     fresh = np.isfinite(result.image)
     planes.image[view][fresh] = result.image[fresh]

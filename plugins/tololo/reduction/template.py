@@ -10,12 +10,11 @@ from lsst.images import VisitImage
 from lsst.images.cells import CellCoadd
 from numpy.typing import NDArray
 
-from tololo.reduction.coadd import cell_psfs, detector_to_tract
+from tololo.reduction.coadd import cell_psfs, detector_to_tract, resample
 from tololo.reduction.formats.images import Planes, cell_centers, empty_planes, planes_of
 from tololo.reduction.formats.projection import pixel_to_sky
 from tololo.reduction.formats.tract import Patch
 from tololo.reduction.kernels.psf import half_maximum_width
-from tololo.reduction.kernels.warp import STEP, area_ratio, grid_of, warp
 
 
 @dataclass
@@ -55,25 +54,14 @@ def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]
             tx, ty = patch.tract.sky_to_pixel(*pixel_to_sky(science.sky_projection, x, y))
             return tx - source.x0, ty - source.y0
 
-        grid_x, grid_y = grid_of(transform, (ny, nx))
-        result = warp(
-            source.image,
-            source.variance,
-            source.bits,
-            source.bad,
-            grid_x,
-            grid_y,
-            STEP,
-            (ny, nx),
-            area=area_ratio(grid_x, grid_y),
-        )
+        result, area = resample(source, transform, (ny, nx))
         fresh = np.isfinite(result.image) & ~np.isfinite(planes.image)
         if not fresh.any():
             continue
         planes.image[fresh] = result.image[fresh]
         planes.variance[fresh] = result.variance[fresh]
         planes.bits[fresh] = result.mask_bits[fresh]
-        scale = 1 / np.sqrt(float(np.median(area_ratio(grid_x, grid_y))))
+        scale = 1 / np.sqrt(float(np.median(area)))
         widths += [scale * width for width in _widths(science, coadd, patch, source)]
         visits |= {int(visit) for visit in str(coadd.metadata["VISITS"]).split(",")}
         nights |= {int(night) for night in str(coadd.metadata["NIGHTS"]).split(",")}
