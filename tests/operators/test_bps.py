@@ -72,3 +72,13 @@ def test_progress_in_one_line() -> None:
 
 def test_killing_a_task_that_started_nothing_is_harmless(operator: RunPipelineOperator) -> None:
     operator.on_kill()
+
+
+def test_a_run_without_data_is_skipped_with_the_reason(operator: RunPipelineOperator) -> None:
+    counts = {"expected": 2, "done": 0, "failed_permanent": 0, "failed_retriable": 0, "no_data": 2}
+    notes = ["differenceDetector: visit 7, detector 28: the template covers 0% of the detector"] * 2
+    outcome = {"run": "r", "chain": "c", "seconds": 1.0, "labels": {"task": counts}, "notes": notes}
+    with pytest.raises(AirflowSkipException, match="visit 7, detector 28: the template covers 0%"):
+        operator._judge(AttemptState(phase="done", outcome=outcome), 1.0)
+    earlier = outcome | {"earlier": 3}
+    assert operator._judge(AttemptState(phase="done", outcome=earlier), 1.0)["no_data"] == 2

@@ -90,9 +90,9 @@ def _drive(attempt: Attempt, state: AttemptState) -> None:
         provenance = submit(request, state.run, graph_path, attempt.submit_path)
     state.phase = "aggregating"
     report(count())
-    outcome = read_outcome(provenance, state.run, request.parent, state.expected, time.monotonic() - began)
-    if outcome.total("done") + outcome.total("no_data"):
-        with Butler.from_config(request.repository, writeable=True) as butler:
+    with Butler.from_config(request.repository, writeable=True) as butler:
+        outcome = read_outcome(provenance, state.run, request.parent, state.expected, 0.0, butler)
+        if outcome.total("done") + outcome.total("no_data"):
             write_chain(butler, request.parent, [state.run], request.inputs)
     outcome.earlier = earlier
     outcome.seconds = round(time.monotonic() - began, 2)

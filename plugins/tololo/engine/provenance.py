@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsst.pipe.base import QuantumAttemptStatus, QuantumSuccessCaveats
 from lsst.pipe.base.quantum_graph import ProvenanceQuantumGraphReader
@@ -11,8 +11,23 @@ from lsst.pipe.base.quantum_graph import ProvenanceQuantumGraphReader
 from tololo.facility.failures import is_retriable
 from tololo.facility.run import RunOutcome, empty_labels
 
+if TYPE_CHECKING:
+    from lsst.daf.butler import Butler, DataCoordinate
 
-def read_outcome(path: Path, run: str, chain: str, expected: dict[str, int], seconds: float) -> RunOutcome:
+MOST_NOTES = 20
+"""Quanta without data of which the reason is looked up."""
+
+_NO_WORK = "exited early with no work found: "
+
+
+def read_outcome(
+    path: Path,
+    run: str,
+    chain: str,
+    expected: dict[str, int],
+    seconds: float,
+    butler: Butler | None = None,
+) -> RunOutcome:
     """Judge a run by its provenance graph, never by an exit code.
 
     Parameters
@@ -25,6 +40,8 @@ def read_outcome(path: Path, run: str, chain: str, expected: dict[str, int], sec
         Quanta expected for each label.
     seconds : `float`
         Wall time of the attempt.
+    butler : `lsst.daf.butler.Butler`, optional
+        The repository; the logs of quanta without data say why.
 
     Returns
     -------
@@ -56,6 +73,8 @@ def read_outcome(path: Path, run: str, chain: str, expected: dict[str, int], sec
             if status.has_metadata:
                 no_work = caveats is not None and bool(caveats & QuantumSuccessCaveats.NO_WORK)
                 counts["no_data" if no_work else "done"] += 1
+                if no_work and butler is not None and len(outcome.notes) < MOST_NOTES:
+                    outcome.notes += _no_work_reason(butler, run, label, data_id)
                 continue
             if status is QuantumAttemptStatus.BLOCKED:
                 hopeless = not failed_permanent.isdisjoint(quantum_graph.predecessors(quantum_id))
@@ -70,3 +89,11 @@ def read_outcome(path: Path, run: str, chain: str, expected: dict[str, int], sec
             counts[kind] += 1
             outcome.reasons.append(f"{label} ({where}): {text or status.name}")
     return outcome
+
+
+def _no_work_reason(butler: Butler, run: str, label: str, data_id: DataCoordinate) -> list[str]:
+    """Return why a quantum had no data, by its log; nothing for one whose inputs were not made."""
+    ref = butler.find_dataset(f"{label}_log", data_id, collections=run)
+    messages = [record.message for record in butler.get(ref)] if ref is not None else []
+    found = [message.partition(_NO_WORK)[2] for message in messages if _NO_WORK in message]
+    return [f"{label}: {reason}" for reason in found[:1] if reason]

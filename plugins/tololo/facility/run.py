@@ -71,7 +71,7 @@ class RunOutcome:
 
     ``labels`` maps a task label to the five counts named in `COUNTS`; ``reasons`` holds one line for each
     quantum that failed, with its data ID and its exception; ``earlier`` counts the quanta of the same
-    request that earlier attempts did, which are not done again.
+    request that earlier attempts did, which are not done again; ``notes`` says why quanta had no data.
     """
 
     run: str
@@ -80,6 +80,7 @@ class RunOutcome:
     labels: dict[str, dict[str, int]]
     reasons: list[str] = field(default_factory=list)
     earlier: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def total(self, count: str) -> int:
         """Sum of one count over the task labels."""

@@ -101,7 +101,11 @@ class RunPipelineOperator(BaseOperator):
             raise
         except TololoError as error:
             raise AirflowFailException(str(error)) from None
-        return self._judge(state, request.threshold)
+        try:
+            return self._judge(state, request.threshold)
+        except AirflowSkipException as skip:
+            context["task_state_store"].set("progress", str(skip))
+            raise
 
     def _wait(self, request: RunRequest, context: Context) -> AttemptState:
         from tololo.engine.attempt import ENDED
@@ -133,8 +137,13 @@ class RunPipelineOperator(BaseOperator):
         if state.phase == "planned":
             self.log.info("Dry run: %s quanta would run: %s", outcome.total("expected"), state.expected)
             return outcome.summary()
-        for reason in outcome.reasons:
+        for reason in (*outcome.reasons, *outcome.notes):
             self.log.warning("%s", reason)
+        if outcome.total("no_data") == outcome.total("expected") and not outcome.earlier:
+            shown = "; ".join(dict.fromkeys(outcome.notes[:5])) or "no reason was recorded"
+            raise AirflowSkipException(
+                str(TololoError(f"Nothing had data: {shown}", f"run {outcome.run}", "see the inputs"))
+            )
         try:
             outcome.check(threshold)
         except BadInputError as error:

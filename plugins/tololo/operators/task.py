@@ -28,6 +28,7 @@ class FacilityOperator(BaseOperator):
         try:
             return self.work(context)
         except NothingToDoError as error:
+            context["task_state_store"].set("progress", str(error))
             raise AirflowSkipException(str(error)) from None
         except UnavailableError:
             raise

@@ -77,9 +77,12 @@ class Demo:
         self._say(f"The web UI is at {running.airflow.url} (user {running.airflow.user})")
         self.client.wait_for_dags(DAGS)
         succeeded = all(self._run_together(stages) for stages in _stages(plan))
-        from tololo.services.tally import summary
+        from tololo.services.tally import count_differences, summary
 
         figures = summary(self.home, running, plan)
+        if succeeded and not count_differences(self.home, plan):
+            succeeded = False
+            self._say("No difference image was made; the reasons stand above")
         figures["seconds"] = round(time.monotonic() - self.began, 1)
         figures["dag_runs"] = [
             {
@@ -124,7 +127,7 @@ class Demo:
         for task in tasks:
             name, state = task["task_id"], task["state"] or "scheduled"
             line = state
-            if state == "running":
+            if state in ("running", "skipped"):
                 progress = self.client.progress(stage.dag_id, stage.run_id, name)
                 line = f"{state}, {progress}" if progress else state
             if line != stage.shown.get(name) and state not in ("scheduled", "queued", "none"):

@@ -65,6 +65,15 @@ def summary(home: Home, running: Facility, plan: DemoPlan) -> dict[str, Any]:
     return figures
 
 
+def count_differences(home: Home, plan: DemoPlan) -> int:
+    """Count the difference images that were made with the template of a plan, now or before."""
+    from tololo.hooks.butler import ButlerHook
+
+    hook = ButlerHook(home.repository)
+    chains = hook.collections(f"*/{plan.subset}/{plan.template_type}/diff_instcal")
+    return sum(hook.count("difference_image", chain, where="instrument = 'DECam'") for chain in chains)
+
+
 def compare_with_truth(truth: Path, tables: dict[tuple[int, int], Table]) -> dict[str, int]:
     """Compare the sources of difference images with what was planted.
 
