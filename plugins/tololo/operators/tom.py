@@ -108,7 +108,11 @@ class PublishLightCurvesOperator(FacilityOperator):
             return [self._nearest(apdb, name, *target) for target in read_targets(params["targets"] or "")]
         table = apdb.objects(name)
         if not len(table):
-            raise NothingToDoError("The APDB holds no diaObject", name, "run difference_imaging first")
+            raise NothingToDoError(
+                "The APDB holds no diaObject",
+                name,
+                "nothing to do, if difference_imaging has run and found nothing",
+            )
         order = sorted(
             range(len(table)), key=lambda i: (-_significance(table, i), int(table["diaObjectId"][i]))
         )
