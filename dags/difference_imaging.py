@@ -23,6 +23,7 @@ from tololo.params import (
     MACROS,
     NIGHT,
     PIPELINES,
+    apdb_param,
     common_params,
     night_timetable,
     template_params,
@@ -52,14 +53,7 @@ with DAG(
             description="Which visits of the night to use.",
             section="Selection",
         ),
-        "apdb": Param(
-            None,
-            type=["null", "string"],
-            pattern="^[A-Za-z0-9_]+$",
-            title="APDB",
-            description="Name of the APDB; empty: that of the template, {subset}_{type}.",
-            section="APDB",
-        ),
+        **apdb_param("APDB"),
         "apdb_policy": Param(
             "use",
             type="string",

@@ -16,7 +16,7 @@ fluxes on the visit images of all nights. A list has one target a line: `name ra
 from airflow.sdk import DAG, Param
 
 from tololo.operators.tom import PublishLightCurvesOperator
-from tololo.params import DEFAULT_ARGS, MACROS, common_params, night_timetable, template_params
+from tololo.params import DEFAULT_ARGS, MACROS, apdb_param, common_params, night_timetable, template_params
 
 with DAG(
     "photometry_to_tom",
@@ -37,14 +37,7 @@ with DAG(
             description="apdb: diaObjects, on difference images. visits: the targets below, on visit images.",
             section="Light curves",
         ),
-        "apdb": Param(
-            None,
-            type=["null", "string"],
-            pattern="^[A-Za-z0-9_]+$",
-            title="APDB",
-            description="Name of the APDB; empty: that of the template, {subset}_{type}.",
-            section="Light curves",
-        ),
+        **apdb_param("Light curves"),
         "selection": Param(
             20,
             type="integer",

@@ -114,6 +114,20 @@ def template_params() -> dict[str, Param]:
     }
 
 
+def apdb_param(section: str) -> dict[str, Param]:
+    """Return the param that names an APDB."""
+    return {
+        "apdb": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[A-Za-z0-9_]+$",
+            title="APDB",
+            description="Name of the APDB; empty: that of the template, {subset}_{type}.",
+            section=section,
+        )
+    }
+
+
 def threshold_param() -> dict[str, Param]:
     """Return the param that says how much must succeed."""
     return {

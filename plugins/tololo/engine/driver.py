@@ -66,8 +66,7 @@ def _drive(attempt: Attempt, state: AttemptState) -> None:
         if not request.dry_run:
             take_up(butler, request)
         root = Path(next(root.ospath for root in butler.get_datastore_roots().values() if root is not None))
-        pipeline = Path(request.pipeline.partition("#")[0]).stem
-        state.run = collections.run(request.parent, pipeline, request.step, datetime.now(UTC))
+        state.run = collections.run(request.parent, request.pipeline_name, request.step, datetime.now(UTC))
         graph_path = attempt.folder / "graph.qg"
         state.expected = build_graph(request, butler, state.run, graph_path)
         earlier = count_done(request, butler)
@@ -106,7 +105,7 @@ def take_up(butler: Butler, request: RunRequest) -> None:
 
     from tololo.hooks.chains import write_chain
 
-    below = f"{request.parent}/{Path(request.pipeline.partition('#')[0]).stem}/*"
+    below = f"{request.parent}/{request.pipeline_name}/*"
     if runs := butler.collections.query(below, collection_types=CollectionType.RUN):
         write_chain(butler, request.parent, runs, request.inputs)
 

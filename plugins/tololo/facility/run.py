@@ -55,6 +55,11 @@ class RunRequest:
     cores: int = 2
     dry_run: bool = False
 
+    @property
+    def pipeline_name(self) -> str:
+        """Name of the pipeline file, the part of a RUN's name that says what made it."""
+        return Path(self.pipeline.partition("#")[0]).stem
+
     def write(self, path: Path) -> None:
         """Write the request as JSON, beside and then renamed."""
         write_json(path, asdict(self))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from astropy.io import fits
 from lsst.daf.butler import FormatterV2
 from lsst.images import Image
 from lsst.resources import ResourcePath
 
-from tololo.facility.errors import BadInputError
-
-from .instcal import cards_of
+from .instcal import read_plane
 
 # Dataset types of the three planes, by the attribute of an InstcalDetector that names their file.
 PLANES = {"image": "instcal_image", "weight": "instcal_weight", "mask": "instcal_mask"}
@@ -54,7 +51,7 @@ class InstcalFormatter(FormatterV2):
         BadInputError
             If the file is damaged or has no such detector.
         """
-        image = read_plane(path, int(self.data_id["detector"]))
+        image = plane_image(path, int(self.data_id["detector"]))
         box = (self.file_descriptor.parameters or {}).get("bbox")
         image = image if box is None else image[box]
         return image if component is None else getattr(image, component)
@@ -64,34 +61,7 @@ class InstcalFormatter(FormatterV2):
         raise NotImplementedError(f"InstCal planes are ingested from files, not written ({uri})")
 
 
-def read_plane(path: str, detector: int) -> Image:
-    """Read the plane of a detector from a file, as `InstcalFormatter` does.
-
-    Parameters
-    ----------
-    path : `str`
-        FITS file, tile-compressed or not.
-    detector : `int`
-        ``CCDNUM``.
-
-    Returns
-    -------
-    plane : `lsst.images.Image`
-
-    Raises
-    ------
-    BadInputError
-        If the file is damaged or has no such detector.
-    """
-    try:
-        with fits.open(path, memmap=False) as hdus:
-            hdu = next((hdu for hdu in hdus if hdu.header.get("CCDNUM") == detector and hdu.is_image), None)
-            if hdu is not None and hdu.data is not None:
-                pixels = np.asarray(hdu.data)
-                native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-                return Image(native, metadata=dict(cards_of(hdus[0].header, hdu.header)))
-    except (OSError, ValueError, TypeError) as error:
-        raise BadInputError(f"The file is damaged: {error}", path, "fetch the file again") from error
-    raise BadInputError(
-        f"The file has no detector {detector}", f"{path}, card CCDNUM", "ingest the exposure anew"
-    )
+def plane_image(path: str, detector: int) -> Image:
+    """Read the plane of a detector as the image type that the Butler hands out; see `instcal.read_plane`."""
+    plane = read_plane(Path(path), detector)
+    return Image(plane.array, metadata=dict(plane.metadata))
