@@ -1,13 +1,23 @@
-"""Write docs/dags.md from the DAGs' own docstrings; ``--check`` only says whether it is fresh."""
+"""Write what the documentation takes from elsewhere; ``--check`` only says whether the page of DAGs is fresh.
+
+``docs/dags.md`` comes from the DAGs' own docstrings. A page with the two lines ``<!-- bench: NAME -->`` and
+``<!-- /bench -->`` gets between them what ``make bench NAME=...`` has measured last on this machine; it stays
+as it is where nothing was measured.
+"""
 
 from __future__ import annotations
 
 import ast
+import json
+import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "dags.md"
+_BENCH = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
 def render() -> str:
@@ -22,11 +32,57 @@ def render() -> str:
     return "\n".join(parts)
 
 
+def bench(result: dict[str, Any]) -> str:
+    """Return what a bench has measured: the machine, and a table of every side of every step."""
+    facts, unit = result["machine"], result["yardstick_funpack_s"]
+    yardstick = f"; `funpack` of one raw CCD takes it {unit:.3f} s" if unit else ""
+    table = [["step", "side", "runs", "wall (s)", "processor (s)", "times ours", "overhead per quantum (s)"]]
+    for row in result["rows"]:
+        step, side = row["step"], row["side"]
+        times = result["ratios"].get(step, {}).get(side)
+        overhead = result["quality"].get(step, {}).get(side, {}).get("overhead_per_quantum_s")
+        table.append(
+            [
+                step,
+                side,
+                str(len(row["runs_wall_s"])),
+                f"{row['median_wall_s']:.2f}",
+                f"{row['median_cpu_s']:.2f}",
+                "" if times is None else f"{times:.1f}",
+                "" if overhead is None else f"{overhead:.3f}",
+            ]
+        )
+    if not any(line[-1] for line in table[1:]):
+        table = [line[:-1] for line in table]
+    table.insert(1, ["---"] * len(table[0]))
+    machine = (
+        f"{facts['cores']} cores of {facts['cpu']}, {facts['memory_gb']:.0f} GB, load {facts['load']:.1f}"
+    )
+    return "\n".join(
+        [f"Medians on {machine}{yardstick}.", "", *(f"| {' | '.join(line)} |" for line in table), ""]
+    )
+
+
+def fill(page: str, home: Path) -> str:
+    """Return a page with the results of the benches that it shows."""
+
+    def put(match: re.Match[str]) -> str:
+        path = home / "bench" / f"{match[2]}.json"
+        return f"{match[1]}{bench(json.loads(path.read_text()))}{match[3]}" if path.exists() else match[0]
+
+    return _BENCH.sub(put, page)
+
+
 def main() -> int:
-    """Write or check the page."""
+    """Write or check the pages."""
     if "--check" in sys.argv:
         return 0 if PAGE.exists() and PAGE.read_text() == render() else 1
     PAGE.write_text(render())
+    home = Path(os.environ.get("TOLOLO_HOME") or ROOT / "var")
+    for path in sorted(PAGE.parent.glob("*.md")):
+        page = path.read_text()
+        if (filled := fill(page, home)) != page:
+            path.write_text(filled)
     return 0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronPartitionTimetable, Param
 
 from tololo.facility.configuration import INCLUDE, TEMPLATE_TYPES, facility
+from tololo.facility.errors import BadInputError
 from tololo.facility.nights import resolve_night
 
 if TYPE_CHECKING:
@@ -50,14 +51,9 @@ def common_params() -> dict[str, Param]:
             description="Connection of the Butler repository.",
             section=RUN,
         ),
-        "night": Param(
-            None,
-            type=["null", "string"],
-            pattern=r"^\d{8}$",
-            title="Night",
-            description="Observing night (LSST day_obs) as YYYYMMDD; "
-            "empty: the partition key, else the night that just ended.",
-            section=SELECTION,
+        **night_param(
+            "Observing night (LSST day_obs) as YYYYMMDD; "
+            "empty: the partition key, else the night that just ended."
         ),
         "detectors": Param(
             None,
@@ -89,6 +85,20 @@ def common_params() -> dict[str, Param]:
             description="Say what would be done; touch nothing.",
             section=RUN,
         ),
+    }
+
+
+def night_param(description: str) -> dict[str, Param]:
+    """Return the param that names a night."""
+    return {
+        "night": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^\d{8}$",
+            title="Night",
+            description=description,
+            section=SELECTION,
+        )
     }
 
 
@@ -129,18 +139,81 @@ def apdb_param(section: str) -> dict[str, Param]:
 
 
 def threshold_param() -> dict[str, Param]:
-    """Return the param that says how much must succeed."""
+    """Return the param that says how much must succeed; the form shows it as a number."""
     return {
         "thresholds": Param(
             1.0,
-            type="number",
+            type=["number", "object"],
             minimum=0,
             maximum=1,
+            additionalProperties={"type": "number", "minimum": 0, "maximum": 1},
             title="Threshold",
-            description="Fraction of the quanta that must be good for the run to count as a success.",
+            description="Fraction of the quanta that must be good for the run to count as a success; "
+            'in the JSON configuration also one for each step: {"instcal": 0.95}',
             section=RUN,
         )
     }
+
+
+def retry_param() -> dict[str, Param]:
+    """Return the param that has permanent failures run again."""
+    return {
+        "retry_failed": Param(
+            False,
+            type="boolean",
+            title="Retry failures",
+            description="Run again what failed permanently, once its cause is mended.",
+            section=RUN,
+        )
+    }
+
+
+def pipeline_params() -> dict[str, Param]:
+    """Return the params that name a pipeline, what it reads and writes, and how it is configured."""
+    return {
+        "pipeline": Param(
+            type="string",
+            minLength=1,
+            examples=_known_pipelines(),
+            title="Pipeline",
+            description="Pipeline file, below include/pipelines or anywhere, with #subset for a part of it.",
+            section="Pipeline",
+        ),
+        "inputs": Param(
+            type="string",
+            minLength=1,
+            title="Inputs",
+            description="Collections to search, in this order, separated by commas: "
+            "refcats, skymaps, 20190401/instcal/raw",
+            section="Pipeline",
+        ),
+        "output": Param(
+            type="string",
+            minLength=1,
+            title="Output",
+            description="Chain of the result, u/someone/trial; each run becomes its first child.",
+            section="Pipeline",
+        ),
+        "config": Param(
+            {},
+            type="object",
+            additionalProperties={"type": ["string", "number", "boolean", "array", "null"]},
+            title="Configuration",
+            description='Overrides, label:field to value: {"assembleTemplateCoadd:method": "median"}',
+            section="Pipeline",
+        ),
+    }
+
+
+def _known_pipelines() -> list[str]:
+    import yaml
+
+    names = []
+    for path in sorted(PIPELINES.glob("*.yaml")):
+        name = path.relative_to(PIPELINES.parent).as_posix()
+        subsets = (yaml.safe_load(path.read_text()) or {}).get("subsets") or {}
+        names += [name, *(f"{name}#{subset}" for subset in subsets)]
+    return names
 
 
 def night_of(context: Context | Mapping[str, Any]) -> str:
@@ -169,3 +242,60 @@ def data_query(params: Mapping[str, Any], *terms: str) -> str:
     if params.get("where"):
         parts.append(f"({params['where']})")
     return " AND ".join(parts)
+
+
+def pipeline_file(name: str) -> str:
+    """Return a pipeline as the middleware finds it: a relative name is one of ``include/pipelines``."""
+    name = name.strip()
+    if name.startswith(("/", "$", "~")) or "://" in name:
+        return name
+    return str(PIPELINES.parent / name)
+
+
+def config_overrides(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the param ``config`` in the form that a run takes.
+
+    Raises
+    ------
+    BadInputError
+        A key is not ``label:field``.
+    """
+    given = params.get("config") or {}
+    for key in given:
+        label, _, field = key.partition(":")
+        if not label or not field:
+            raise BadInputError(
+                f"The configuration key {key!r} names no task and field",
+                "param config",
+                "write label:field, or parameters:name for a parameter of the pipeline",
+            )
+    return {key: value if isinstance(value, str) else repr(value) for key, value in given.items()}
+
+
+def threshold_of(params: Mapping[str, Any], step: str, steps: Collection[str]) -> float:
+    """Return the fraction of a step's quanta that must be good.
+
+    Parameters
+    ----------
+    params : mapping
+        The params; ``thresholds`` is one number, or a mapping from steps to numbers.
+    step : `str`
+        The step; one that the mapping lacks needs all.
+    steps : collection of `str`
+        Every step that the mapping may name.
+
+    Raises
+    ------
+    BadInputError
+        The mapping names a step that is none.
+    """
+    given = params.get("thresholds", 1.0)
+    if not isinstance(given, Mapping):
+        return float(given)
+    if unknown := sorted(set(given) - set(steps)):
+        raise BadInputError(
+            f"There is no step {', '.join(map(repr, unknown))}",
+            "param thresholds",
+            f"name one of: {', '.join(sorted(steps))}",
+        )
+    return float(given.get(step, 1.0))

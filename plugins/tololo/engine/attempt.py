@@ -7,15 +7,17 @@ operator only reads it, so either of the two can die without the other losing an
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tololo.facility.run import RunRequest, write_json
 
-LIVE = ("starting", "building", "submitted", "aggregating")
+LIVE = ("starting", "building", "built", "submitted", "judging")
 ENDED = ("done", "planned", "empty", "error")
 
 
@@ -23,17 +25,19 @@ ENDED = ("done", "planned", "empty", "error")
 class AttemptState:
     """Where an attempt stands.
 
-    ``phase`` is one of `LIVE` or `ENDED`; ``expected`` and ``finished`` count quanta by task label;
-    ``outcome`` is `RunOutcome` as a dict once the phase is ``done`` (or ``planned``, after a dry run);
-    ``error`` holds what, where and remedy.
+    ``phase`` is one of `LIVE` or `ENDED`; ``expected``, ``finished`` and ``failed`` count quanta by task
+    label; ``drivers`` counts the driver processes that it has had; ``outcome`` is `RunOutcome` as a dict once
+    the phase is ``done`` (or ``planned``, after a dry run); ``error`` holds what, where and remedy.
     """
 
     phase: str = "starting"
     pid: int = 0
     pid_started: str = ""
+    drivers: int = 0
     run: str = ""
     expected: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
     error: dict[str, str] = field(default_factory=dict)
 
@@ -56,6 +60,11 @@ class Attempt:
         return self.folder / "driver.log"
 
     @property
+    def graph(self) -> Path:
+        """The quantum graph."""
+        return self.folder / "graph.qg"
+
+    @property
     def submit_path(self) -> Path:
         """The submit folder of bps."""
         return self.folder / "submit"
@@ -71,6 +80,11 @@ class Attempt:
         path = self.folder / "state.json"
         return AttemptState(**json.loads(path.read_text())) if path.exists() else AttemptState()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was cancelled: it is not gone on with, only settled."""
+        return (self.folder / "cancelled").exists()
+
     def create(self, request: RunRequest) -> None:
         """Record the request before anything is started."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,16 +94,28 @@ class Attempt:
         """Write the state."""
         write_json(self.folder / "state.json", asdict(state))
 
-    def record_launch(self, pid: int) -> None:
-        """Write the first state of a driver that was just started, unless it has written one itself.
+    def earlier(self) -> list[Attempt]:
+        """Return the attempts of the same task before this one, oldest first."""
+        numbers = sorted(int(path.name) for path in self.folder.parent.glob("[0-9]*"))
+        return [Attempt(self.folder.with_name(str(n))) for n in numbers if n < int(self.folder.name)]
 
-        Without it, whoever attaches while the driver starts up would take it for dead and start another.
+    def mark_cancelled(self) -> None:
+        """Record that it was cancelled, before anything is ended."""
+        (self.folder / "cancelled").touch()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Hold the attempt while driving or settling it; false where another process does.
+
+        The kernel gives it back however the process ends.
         """
-        beside = self.folder / f".launched.{pid}"
-        write_json(beside, asdict(AttemptState(pid=pid, pid_started=process_started(pid))))
-        with contextlib.suppress(FileExistsError):
-            os.link(beside, self.folder / "state.json")
-        beside.unlink()
+        with open(self.folder / "driver.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def is_alive(self) -> bool:
         """Tell whether the driver that recorded this state still runs (and is not another with its pid)."""

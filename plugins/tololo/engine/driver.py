@@ -1,7 +1,7 @@
 """The detached process that carries one attempt from the request to the outcome.
 
-``python -m tololo.engine.driver FOLDER``: builds the graph, submits it, waits, judges, writes the chain.
-It holds the stack imported, so that none of these steps starts a process of its own for it.
+It is forked by the engine server. Every step leaves its mark in the attempt's folder before the next one
+begins, so that another driver can go on wherever this one is killed; `docs/engine.md` has the table.
 """
 
 from __future__ import annotations
@@ -15,88 +15,171 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tololo.engine.attempt import Attempt, AttemptState, this_process
-from tololo.facility.errors import NothingToDoError, TololoError
+from tololo.engine.attempt import ENDED, Attempt, AttemptState, this_process
+from tololo.engine.progress import ProgressWatch, count_finished
+from tololo.facility.errors import NothingToDoError, TololoError, UnavailableError
 from tololo.facility.run import RunOutcome, RunRequest, empty_labels
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
 
+    from tololo.engine.submission import Submission
+
 _log = logging.getLogger("tololo.driver")
 
 
 def drive(attempt: Attempt) -> AttemptState:
-    """Run one attempt to its end and return its last state."""
-    pid, started = this_process()
-    state = AttemptState(pid=pid, pid_started=started)
-    attempt.record(state)
-    try:
-        _drive(attempt, state)
-    except TololoError as error:
-        state.phase = "empty" if isinstance(error, NothingToDoError) else "error"
-        state.error = {"what": error.what, "where": error.where, "remedy": error.remedy}
-        _log.error("%s", error)
-    except Exception as error:
-        _log.error("%s", traceback.format_exc())
-        state.phase = "error"
-        state.error = {
-            "what": f"{type(error).__name__}: {error}",
-            "where": str(attempt.log),
-            "remedy": "read the log; clear the task to try again",
-        }
-    attempt.record(state)
-    return state
+    """Run one attempt to its end, from wherever it stands, and return its last state."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stdout,
+        force=True,
+    )
+    with attempt.claimed() as mine:
+        if not mine:
+            return attempt.state  # another driver is at it
+        state = attempt.state
+        state.pid, state.pid_started = this_process()
+        state.drivers += 1
+        attempt.record(state)
+        try:
+            _drive(attempt, state)
+        except TololoError as error:
+            state.phase = "empty" if isinstance(error, NothingToDoError) else "error"
+            state.error = _error(error)
+            _log.error("%s", error)
+        except Exception as error:
+            _log.error("%s", traceback.format_exc())
+            state.phase = "error"
+            state.error = {
+                "what": f"{type(error).__name__}: {error}",
+                "where": str(attempt.log),
+                "remedy": "read the log; clear the task to try again",
+            }
+        attempt.record(state)
+        return state
 
 
 def _drive(attempt: Attempt, state: AttemptState) -> None:
-    from lsst.daf.butler import Butler
-
-    from tololo.engine.graph import build_graph, count_done
-    from tololo.engine.progress import ProgressWatch, count_finished
-    from tololo.engine.provenance import read_outcome
-    from tololo.engine.submission import submit
-    from tololo.facility import collections
-    from tololo.hooks.chains import write_chain
+    from tololo.engine.submission import Submission
 
     began = time.monotonic()
     request = attempt.request
+    submission = Submission(request, attempt.submit_path)
+    if state.phase in ("starting", "building"):
+        for earlier in attempt.earlier():
+            settle(earlier)
+        _build(attempt, request, state)
+    if state.phase in ("built", "submitted"):
+        _run(attempt, request, state, submission)
+    if state.phase == "judging":
+        _judge(attempt, request, state, submission)
+        state.outcome["seconds"] = round(time.monotonic() - began, 2)
+        state.phase = "done"
+
+
+def settle(attempt: Attempt) -> None:
+    """Bring an attempt to its end that will not be gone on with: what it has finished becomes the next one's.
+
+    Nothing of it runs afterwards. An attempt that is being driven, or has ended, is left alone.
+    """
+    from tololo.engine.submission import Submission
+
+    with attempt.claimed() as mine:
+        state = attempt.state
+        if not mine or state.phase in ENDED:
+            return
+        _log.info("settling attempt %s, left in phase %s", attempt.folder.name, state.phase)
+        if state.phase in ("starting", "building"):
+            state.phase, state.error = "error", _error(UnavailableError("It was left before it ran anything"))
+        else:
+            submission = Submission(attempt.request, attempt.submit_path)
+            submission.cancel()
+            state.phase = "judging"
+            _judge(attempt, attempt.request, state, submission)
+            state.phase = "done"
+        attempt.record(state)
+
+
+def _build(attempt: Attempt, request: RunRequest, state: AttemptState) -> None:
+    from lsst.daf.butler import Butler
+
+    from tololo.engine.graph import build_graph
+    from tololo.facility import collections
+
     state.phase = "building"
+    state.run = state.run or collections.run(
+        request.parent, request.pipeline_name, request.step, datetime.now(UTC)
+    )
     attempt.record(state)
     with Butler.from_config(request.repository, writeable=not request.dry_run) as butler:
         if not request.dry_run:
             take_up(butler, request)
-        root = Path(next(root.ospath for root in butler.get_datastore_roots().values() if root is not None))
-        state.run = collections.run(request.parent, request.pipeline_name, request.step, datetime.now(UTC))
-        graph_path = attempt.folder / "graph.qg"
-        state.expected = build_graph(request, butler, state.run, graph_path)
-        earlier = count_done(request, butler)
-    state.finished = dict.fromkeys(state.expected, 0)
+        beside = attempt.graph.with_name(".graph.qg")
+        state.expected = build_graph(request, butler, state.run, beside)
     if request.dry_run:
         outcome = RunOutcome(state.run, request.parent, 0.0, empty_labels(state.expected))
         state.outcome, state.phase = asdict(outcome), "planned"
         return
-    state.phase = "submitted"
+    if state.expected:
+        beside.rename(attempt.graph)
+    state.finished = dict.fromkeys(state.expected, 0)
+    state.phase = "built" if state.expected else "judging"
     attempt.record(state)
 
-    def report(counts: dict[str, int]) -> None:
-        state.finished = counts
+
+def _run(attempt: Attempt, request: RunRequest, state: AttemptState, submission: Submission) -> None:
+    folder = run_folder(request.repository, state.run)
+
+    def report(finished: dict[str, int], failed: dict[str, int]) -> None:
+        state.finished, state.failed = finished, failed
         attempt.record(state)
 
-    def count() -> dict[str, int]:
-        return count_finished(root / state.run, state.expected)
+    if not submission.is_made:
+        submission.make(state.run, attempt.graph)
+        state.phase = "submitted"
+        attempt.record(state)
+        follow = submission.follow
+    else:
+        _log.info("taking up the run %s that an earlier driver submitted", state.run)
+        state.phase = "submitted"
+        follow = submission.resume
+    with ProgressWatch(lambda: count_finished(folder, state.expected), report):
+        follow()
+    state.phase = "judging"
+    report(*count_finished(folder, state.expected))
 
-    with ProgressWatch(count, report):
-        provenance = submit(request, state.run, graph_path, attempt.submit_path)
-    state.phase = "aggregating"
-    report(count())
+
+def _judge(attempt: Attempt, request: RunRequest, state: AttemptState, submission: Submission) -> None:
+    from lsst.daf.butler import Butler
+
+    from tololo.engine.aggregation import aggregate
+    from tololo.engine.judgement import judge
+    from tololo.engine.outcomes import write_outcome
+    from tololo.hooks.chains import write_chain
+
+    provenance = submission.provenance
+    if state.expected and not provenance.exists():
+        # The final job did not run to its end: the run was cut off.
+        provenance = attempt.folder / "provenance.qg"
+        if run_folder(request.repository, state.run).exists():
+            aggregate(attempt.graph, request.repository, provenance)
     with Butler.from_config(request.repository, writeable=True) as butler:
-        outcome = read_outcome(provenance, state.run, request.parent, state.expected, 0.0, butler)
-        if outcome.total("done") + outcome.total("no_data"):
-            write_chain(butler, request.parent, [state.run], request.inputs)
-    outcome.earlier = earlier
-    outcome.seconds = round(time.monotonic() - began, 2)
+        outcome = judge(
+            request,
+            butler,
+            state.run,
+            provenance if provenance.exists() else None,
+            state.expected,
+            submission.failures(),
+            graph=attempt.graph if state.expected else None,
+        )
+        if state.expected:
+            write_outcome(butler, outcome)
+            if outcome.total("done") + outcome.total("no_data") > outcome.earlier:
+                write_chain(butler, request.parent, [state.run], request.inputs)
     state.outcome = asdict(outcome)
-    state.phase = "done"
 
 
 def take_up(butler: Butler, request: RunRequest) -> None:
@@ -110,13 +193,11 @@ def take_up(butler: Butler, request: RunRequest) -> None:
         write_chain(butler, request.parent, runs, request.inputs)
 
 
-def main() -> int:
-    """Run the attempt named on the command line."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout
-    )
-    return 0 if drive(Attempt(Path(sys.argv[1]))).phase != "error" else 1
+def run_folder(repository: str, run: str) -> Path:
+    """Return the folder of a RUN's files."""
+    root = Path(repository)
+    return (root if root.is_dir() else root.parent) / run
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _error(error: TololoError) -> dict[str, str]:
+    return {"what": error.what, "where": error.where, "remedy": error.remedy}

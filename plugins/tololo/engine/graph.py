@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lsst.daf.butler import InvalidQueryError, MissingCollectionError
+from lsst.daf.butler import InvalidQueryError, MissingCollectionError, MissingDatasetTypeError
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQuantumGraphBuilder
 from lsst.pipe.base.pipeline_graph import PipelineGraph
-from lsst.pipe.base.quantum_graph_builder import QuantumGraphBuilderError
+from lsst.pipe.base.quantum_graph_builder import OutputExistsError, QuantumGraphBuilderError
 
-from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.engine.empty import explain_empty
+from tololo.engine.outcomes import History, existing, history, key_of, unchained
+from tololo.facility.errors import BadInputError
 from tololo.facility.run import RunRequest
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
+    from lsst.pipe.base.quantum_graph_skeleton import DatasetKey, QuantumGraphSkeleton, QuantumKey
+
+_log = logging.getLogger("tololo.graph")
 
 
 def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> dict[str, int]:
     """Build the graph of what is still to be done and write it.
+
+    What is done is left out, and what failed permanently in an earlier attempt, unless the request is to
+    retry it; what failed for a passing reason is not. Quanta that then have no inputs vanish, and those
+    that gather many inputs run on what there is.
 
     Parameters
     ----------
@@ -35,25 +45,28 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
     Returns
     -------
     expected : `dict` [`str`, `int`]
-        Number of quanta for each task label.
+        Number of quanta for each task label; empty, and no file, if earlier attempts left nothing to do.
 
     Raises
     ------
     NothingToDoError
-        The graph is empty: everything is done already, or no input matches.
+        Nothing has been done and nothing can be; the message says what is missing.
     BadInputError
         The pipeline or the data query is wrong.
     """
-    existing = [request.parent] if request.parent in butler.collections.query("*") else []
-    pipeline = _read_pipeline(request)
+    pipeline = read_pipeline(request)
+    there = [*existing(butler, request.parent), *unchained(butler, request.parent, request.pipeline_name)]
     try:
-        builder = AllDimensionsQuantumGraphBuilder(
+        past = history(butler, request, pipeline)
+        builder = AttemptGraphBuilder(
             pipeline,
             butler,
             where=request.where,
-            input_collections=list(dict.fromkeys([*existing, *request.inputs])),
-            skip_existing_in=existing,
+            input_collections=list(dict.fromkeys([*there, *request.inputs])),
+            skip_existing_in=there,
             output_run=run,
+            past=past,
+            retry_failed=request.retry_failed,
         )
         components = builder.finish(attach_datastore_records=True)
     except InvalidQueryError as error:
@@ -64,41 +77,80 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
         ) from error
     except MissingCollectionError as error:
         raise BadInputError(
-            str(error), where=_where(request), remedy="run the step that makes it first"
+            str(error), where=request.described, remedy="run the step that makes it first"
         ) from error
-    except QuantumGraphBuilderError as error:
-        raise NothingToDoError(
-            f"No quantum can be built: {error}", where=_where(request), remedy="ingest the inputs first"
-        ) from error
+    except OutputExistsError as error:
+        raise BadInputError(str(error), where=f"run {run}", remedy="write into a new RUN") from error
+    except (QuantumGraphBuilderError, MissingDatasetTypeError, FileNotFoundError) as error:
+        raise explain_empty(request, butler, pipeline, str(error)) from error
     graph = components.assemble()
     expected = {label: len(quanta) for label, quanta in graph.quanta_by_task.items() if quanta}
-    if not expected:
-        raise NothingToDoError(
-            "There is nothing to do: either everything is done already, or no input matches",
-            where=_where(request),
-            remedy="look at the inputs' collections and the data query",
-        )
-    components.write(str(path))
+    if expected:
+        components.write(str(path))
+    elif not any(past.values()):
+        raise explain_empty(request, butler, pipeline)
     return expected
 
 
+class AttemptGraphBuilder(AllDimensionsQuantumGraphBuilder):  # type: ignore[misc]
+    """Builder of the graph of one attempt, which knows what became of each quantum in the earlier ones.
+
+    `QuantumGraphBuilder` is made to be derived from at this very method; that the one builder which is of
+    use is marked as final is a hint to type checkers only.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for the base class.
+    past : `dict`
+        What `tololo.engine.outcomes.history` returns.
+    retry_failed : `bool`
+        Run again what failed permanently, and what depends on it, though that may be done without.
+    """
+
+    def __init__(self, *args: Any, past: History, retry_failed: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._past = past
+        self._retry_failed = retry_failed
+
+    def process_subgraph(self, subgraph: PipelineGraph) -> QuantumGraphSkeleton:
+        """Build the rough graph without what is not to run; the base class drops what then lacks inputs."""
+        skeleton: QuantumGraphSkeleton = super().process_subgraph(subgraph)
+        renewed: set[DatasetKey] = set()
+        for label in subgraph.tasks:  # producers come before consumers
+            for quantum in list(skeleton.get_quanta(label)):
+                past = self._past[label].get(key_of(skeleton.get_data_id(quantum).required))
+                failed_for_good = past is not None and past.failed_for_good
+                if failed_for_good and not self._retry_failed:
+                    skeleton.remove_quantum_node(quantum, remove_outputs=True)
+                elif failed_for_good or not renewed.isdisjoint(skeleton.iter_inputs_of(quantum)):
+                    renewed.update(_run_again(skeleton, quantum))
+                elif past is not None and not past.good:
+                    _run_again(skeleton, quantum)
+        return skeleton
+
+
+def _run_again(skeleton: QuantumGraphSkeleton, quantum: QuantumKey) -> list[DatasetKey]:
+    """Forget that an older RUN holds outputs of a quantum, so that it is not skipped; returns its outputs."""
+    outputs = list(skeleton.iter_outputs_of(quantum))
+    for output in outputs:
+        skeleton[output].pop("output_for_skip", None)
+    return outputs
+
+
 def count_done(request: RunRequest, butler: Butler) -> int:
-    """Count the quanta of this request that earlier attempts did, by their metadata in the chain."""
-    if request.parent not in butler.collections.query("*"):
-        return 0
-    kinds = [f"{label}_metadata" for label in _read_pipeline(request).tasks]
-    known = {kind.name for kind in butler.registry.queryDatasetTypes(kinds)}
-    return sum(
-        len(
-            butler.query_datasets(
-                kind, request.parent, where=request.where, find_first=True, explain=False, limit=None
-            )
-        )
-        for kind in sorted(known)
-    )
+    """Count the quanta of this request that earlier attempts did."""
+    return sum(past.good for quanta in history(butler, request).values() for past in quanta.values())
 
 
-def _read_pipeline(request: RunRequest) -> PipelineGraph:
+def read_pipeline(request: RunRequest) -> PipelineGraph:
+    """Read the pipeline of a request, with the request's configuration.
+
+    Raises
+    ------
+    BadInputError
+        If the pipeline or its configuration is wrong.
+    """
     try:
         pipeline = Pipeline.from_uri(request.pipeline)
         for key, value in request.config.items():
@@ -117,8 +169,3 @@ def _read_pipeline(request: RunRequest) -> PipelineGraph:
             where=f"{request.pipeline}, configuration {request.config}",
             remedy="name labels, subsets and fields that the pipeline has",
         ) from error
-
-
-def _where(request: RunRequest) -> str:
-    query = f", data query {request.where!r}" if request.where else ""
-    return f"pipeline {request.pipeline}, inputs {', '.join(request.inputs)}{query}"

@@ -11,7 +11,7 @@ from parsl.executors.base import ParslExecutor
 
 
 class LocalThreads(SiteConfig):  # type: ignore[misc]
-    """Run the jobs of a workflow on this machine, ``site.<name>.cores`` at a time.
+    """Run the jobs of a workflow on this machine, ``cores`` at a time.
 
     Parsl's HighThroughputExecutor needs several seconds for its interchange and its managers; every bps job
     is a process of its own anyway, so threads that wait for them do the same work.
@@ -24,7 +24,7 @@ class LocalThreads(SiteConfig):  # type: ignore[misc]
 
     def get_executors(self) -> list[ParslExecutor]:
         """Return the one executor."""
-        cores = get_bps_config_value(self.site, "cores", int, required=True)
+        cores = get_bps_config_value(self.config, "cores", int, required=True)
         return [ThreadPoolExecutor(label="local", max_threads=cores)]
 
     def select_executor(self, job: Any) -> str:

@@ -1,18 +1,30 @@
-"""How many quanta are done while a run goes on: each writes its metadata file when it ends well."""
+"""How many quanta are done while a run goes on: each writes a log at its end, and metadata at a good one."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+Counts = dict[str, int]
 
-def count_finished(run_folder: Path, expected: dict[str, int]) -> dict[str, int]:
-    """Count the metadata files of each task label below the folder of a RUN in a file datastore."""
-    return {
-        label: sum(1 for path in (run_folder / f"{label}_metadata").rglob("*") if path.is_file())
-        for label in expected
-    }
+
+def count_finished(run_folder: Path, expected: Counts) -> tuple[Counts, Counts]:
+    """Count what each task label has finished below the folder of a RUN in a file datastore.
+
+    Returns
+    -------
+    finished, failed : `dict` [`str`, `int`]
+        Quanta that ended well, and that ended with an exception, by label.
+    """
+    finished = {label: _files(run_folder / f"{label}_metadata") for label in expected}
+    failed = {label: max(0, _files(run_folder / f"{label}_log") - finished[label]) for label in expected}
+    return finished, failed
+
+
+def _files(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
 
 
 class ProgressWatch:
@@ -21,7 +33,7 @@ class ProgressWatch:
     Parameters
     ----------
     count : callable
-        Returns the finished quanta by label.
+        Returns the finished and the failed quanta by label.
     report : callable
         Called with the new counts.
     interval : `float`
@@ -30,8 +42,8 @@ class ProgressWatch:
 
     def __init__(
         self,
-        count: Callable[[], dict[str, int]],
-        report: Callable[[dict[str, int]], None],
+        count: Callable[[], tuple[Counts, Counts]],
+        report: Callable[[Counts, Counts], None],
         interval: float = 1.0,
     ) -> None:
         self._count = count
@@ -41,11 +53,11 @@ class ProgressWatch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
-        last: dict[str, int] = {}
+        last: tuple[Counts, Counts] = ({}, {})
         while not self._stop.wait(self._interval):
             counts = self._count()
             if counts != last:
-                self._report(counts)
+                self._report(*counts)
                 last = counts
 
     def __enter__(self) -> ProgressWatch:

@@ -1,66 +1,168 @@
-"""Submission of a ready quantum graph to bps."""
+"""A run of a quantum graph through bps: submitted once, followed to its end on any compute site."""
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import yaml
+from lsst.ctrl.bps import BPS_DEFAULTS, BaseWmsService, BpsConfig, WmsStates
 from lsst.ctrl.bps.drivers import submit_driver
+from lsst.utils import doImport
 
-from tololo.facility.configuration import INCLUDE
-from tololo.facility.errors import BadInputError
+from tololo.engine.local.service import LocalService, failures
+from tololo.facility.configuration import INCLUDE, facility
+from tololo.facility.errors import BadInputError, UnavailableError
 from tololo.facility.run import RunRequest
+from tololo.facility.sites import bps_config
+
+_log = logging.getLogger("tololo.submission")
+
+_GOING = (WmsStates.UNREADY, WmsStates.READY, WmsStates.PENDING, WmsStates.RUNNING)
+MOST_RESTARTS = 5
+"""Restarts of a run that gets no further in between."""
 
 
-def submit(request: RunRequest, run: str, graph: Path, submit_path: Path) -> Path:
-    """Run a quantum graph on the request's compute site and wait until bps's final job has ended.
+class Submission:
+    """One run on a compute site.
 
     Parameters
     ----------
     request : `RunRequest`
         What to run; its ``site`` names ``include/pipelines/bps/<site>.yaml``.
-    run : `str`
-        Output RUN, as in the graph.
-    graph : `pathlib.Path`
-        The quantum graph.
-    submit_path : `pathlib.Path`
-        Folder for the files of bps; it must not exist.
-
-    Returns
-    -------
-    provenance : `pathlib.Path`
-        Where the final job writes its provenance graph.
+    path : `pathlib.Path`
+        Folder for the files of bps.
 
     Raises
     ------
     BadInputError
         There is no such site.
     """
-    site = INCLUDE / "pipelines" / "bps" / f"{request.site}.yaml"
-    if not site.exists():
-        known = ", ".join(sorted(path.stem for path in site.parent.glob("*.yaml") if path.stem != "common"))
-        raise BadInputError(f"There is no compute site {request.site!r}", str(site), f"name one of: {known}")
-    provenance = submit_path / "provenance.qg"
-    config = {
-        "includeConfigs": [str(site)],
-        "computeSite": request.site,
-        "submitPath": str(submit_path),
-        "qgraphFile": str(graph),
-        "cores": request.cores,
-        "payload": {
-            "payloadName": request.step,
-            "butlerConfig": request.repository,
-            "inCollection": ",".join(request.inputs),
-            "output": "",
-            "outputRun": run,
-            "dataQuery": request.where,
-        },
-        "extraAggregateOptions": f"--output {provenance}",
-    }
-    path = submit_path.parent / "bps.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-    # Parsl leaves its own folder in the current one.
-    os.chdir(submit_path.parent)
-    submit_driver(str(path))
-    return provenance
+
+    def __init__(self, request: RunRequest, path: Path) -> None:
+        self._request = request
+        self._path = path
+        self._site = INCLUDE / "pipelines" / "bps" / f"{request.site}.yaml"
+        if not self._site.exists():
+            others = sorted(file.stem for file in self._site.parent.glob("*.yaml") if file.stem != "common")
+            raise BadInputError(
+                f"There is no compute site {request.site!r}",
+                str(self._site),
+                f"name one of: {', '.join(others)}",
+            )
+        self._bps = BpsConfig(str(self._site), defaults=BPS_DEFAULTS)
+        self._service: BaseWmsService = doImport(self._bps["wmsServiceClass"])(self._bps)
+
+    @property
+    def provenance(self) -> Path:
+        """Where the final job writes its provenance graph."""
+        return self._path / "provenance.qg"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the service has the run: then it is not submitted again."""
+        return self._marker.exists()
+
+    @property
+    def _marker(self) -> Path:
+        # The local service writes its journal when it takes a run; others are marked before they are asked.
+        if isinstance(self._service, LocalService):
+            return self._path / "journal.jsonl"
+        return self._path.with_name("submitted")
+
+    def make(self, run: str, graph: Path) -> None:
+        """Submit; return when the service has it, or with Parsl when all has ended.
+
+        Parameters
+        ----------
+        run : `str`
+            Output RUN, as in the graph.
+        graph : `pathlib.Path`
+            The quantum graph.
+        """
+        shutil.rmtree(self._path, ignore_errors=True)  # what a driver left that died while bps prepared
+        path = self._path.parent / "bps.yaml"
+        path.write_text(yaml.safe_dump(self._config(run, graph), sort_keys=False))
+        # Parsl leaves its own folder in the current one.
+        os.chdir(self._path.parent)
+        if not isinstance(self._service, LocalService):
+            self._marker.touch()
+        submit_driver(str(path))
+
+    def follow(self) -> bool:
+        """Wait until the run has ended; go on with one whose runner died.
+
+        Returns
+        -------
+        whole : `bool`
+            Whether the service ran it to its end. If not, it was cut off, and can only be settled.
+
+        Raises
+        ------
+        UnavailableError
+            The runner dies again and again.
+        """
+        if not self._promises_status():
+            return self.provenance.exists()
+        restarts, seen = 0, -1
+        while (state := self._service.get_status(str(self._path))[0]) in (*_GOING, WmsStates.HELD):
+            if state is WmsStates.HELD:
+                size = self._marker.stat().st_size
+                restarts = restarts + 1 if size - seen < 400 else 0
+                seen = size
+                if restarts > MOST_RESTARTS:
+                    raise UnavailableError(
+                        "The runner of the jobs dies again and again",
+                        str(self._path / "runner.log"),
+                        "read its log",
+                    )
+                _log.warning("the runner died: starting it again")
+                self._service.restart(str(self._path))
+            time.sleep(0.05)
+        return True
+
+    def resume(self) -> bool:
+        """Take up a run that an earlier driver submitted; see `follow`."""
+        if isinstance(self._service, LocalService):
+            self._service.restart(str(self._path))  # unless it runs, or has ended
+        return self.follow()
+
+    def cancel(self) -> None:
+        """End what still runs of it, as far as the site can."""
+        if isinstance(self._service, LocalService) and self.is_made:
+            self._service.cancel(str(self._path))
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the service's record of jobs that failed, with exit and signal; empty where it has none."""
+        if isinstance(self._service, LocalService) and self.is_made:
+            return failures(self._path)
+        return []
+
+    def _promises_status(self) -> bool:
+        return type(self._service).get_status is not BaseWmsService.get_status
+
+    def _config(self, run: str, graph: Path) -> dict[str, Any]:
+        request = self._request
+        settings = bps_config(request.site, getattr(facility(), "sites", {}).get(request.site, {}))
+        memory = settings.get("requestMemory") or self._bps["requestMemory"]
+        return settings | {
+            "includeConfigs": [str(self._site)],
+            "computeSite": request.site,
+            "submitPath": str(self._path),
+            "qgraphFile": str(graph),
+            "cores": request.cores,
+            "requestMemory": int(memory * request.memory_factor),
+            "payload": {
+                "payloadName": request.step,
+                "butlerConfig": request.repository,
+                "inCollection": ",".join(request.inputs),
+                "output": "",
+                "outputRun": run,
+                "dataQuery": request.where,
+            },
+            "extraAggregateOptions": f"--output {self.provenance}",
+        }

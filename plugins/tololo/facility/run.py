@@ -41,6 +41,12 @@ class RunRequest:
         Cores that the site may use on this machine.
     dry_run : `bool`
         Build the graph, say how many quanta it holds, and stop.
+    retry_failed : `bool`
+        Run again what failed permanently in an earlier attempt, and what depends on it.
+    memory_factor : `float`
+        Multiplies the memory that each job may have in this attempt.
+    locks : `list` [`str`]
+        Locks to be kept alive while the attempt lives.
     """
 
     repository: str
@@ -54,11 +60,20 @@ class RunRequest:
     threshold: float = 1.0
     cores: int = 2
     dry_run: bool = False
+    retry_failed: bool = False
+    memory_factor: float = 1.0
+    locks: list[str] = field(default_factory=list)
 
     @property
     def pipeline_name(self) -> str:
         """Name of the pipeline file, the part of a RUN's name that says what made it."""
         return Path(self.pipeline.partition("#")[0]).stem
+
+    @property
+    def described(self) -> str:
+        """What is run on what, for the "where" of a message."""
+        query = f", data query {self.where!r}" if self.where else ""
+        return f"pipeline {self.pipeline}, inputs {', '.join(self.inputs)}{query}"
 
     def write(self, path: Path) -> None:
         """Write the request as JSON, beside and then renamed."""
@@ -72,11 +87,32 @@ class RunRequest:
 
 @dataclass
 class RunOutcome:
-    """What came of a run: the counts of quanta, over all and for each task label.
+    """What came of a request, over this attempt and the earlier ones.
 
-    ``labels`` maps a task label to the five counts named in `COUNTS`; ``reasons`` holds one line for each
-    quantum that failed, with its data ID and its exception; ``earlier`` counts the quanta of the same
-    request that earlier attempts did, which are not done again; ``notes`` says why quanta had no data.
+    Attributes
+    ----------
+    run, chain : `str`
+        The RUN of this attempt and the chain that it belongs to.
+    seconds : `float`
+        Wall time of this attempt.
+    labels : `dict` [`str`, `dict` [`str`, `int`]]
+        The five counts named in `COUNTS` for each task label. What earlier attempts did is done (or had no
+        data); what failed permanently in one of them and was left out is a permanent failure.
+    reasons : `list` [`str`]
+        One line for each quantum that failed, with its data ID and its exception.
+    earlier : `int`
+        How many of the good quanta are the work of earlier attempts.
+    notes : `list` [`str`]
+        Why quanta had no data.
+    memory_failures : `int`
+        Quanta of this attempt that failed for want of memory.
+    runnable : `int`
+        Of the permanent failures, those that were only not run because others failed, and can do without
+        them: another attempt runs these.
+    quanta : `list` [`dict`]
+        Each quantum of this attempt that is not simply done: ``label``, ``data_id`` (required values),
+        ``kind`` (``failed_permanent``, ``failed_retriable``, ``no_data``, ``blocked``), ``reason``, and
+        ``own``: whether it failed itself.
     """
 
     run: str
@@ -86,16 +122,24 @@ class RunOutcome:
     reasons: list[str] = field(default_factory=list)
     earlier: int = 0
     notes: list[str] = field(default_factory=list)
+    memory_failures: int = 0
+    runnable: int = 0
+    quanta: list[dict[str, Any]] = field(default_factory=list)
 
     def total(self, count: str) -> int:
         """Sum of one count over the task labels."""
         return sum(label[count] for label in self.labels.values())
 
     @property
+    def good(self) -> int:
+        """Number of quanta that are done or had no data."""
+        return self.total("done") + self.total("no_data")
+
+    @property
     def fraction_good(self) -> float:
-        """Fraction of the quanta, with those of earlier attempts, that are done or had no data."""
-        asked = self.total("expected") + self.earlier
-        return (self.total("done") + self.total("no_data") + self.earlier) / asked if asked else 0.0
+        """Fraction of the expected quanta that are done or had no data."""
+        expected = self.total("expected")
+        return self.good / expected if expected else 0.0
 
     def summary(self) -> dict[str, Any]:
         """Return the outcome in the form that users rely on (an XCom of small numbers and names)."""
@@ -120,12 +164,14 @@ class RunOutcome:
             return
         shown = "; ".join(self.reasons[:5]) or "no reason was recorded"
         more = f" (and {len(self.reasons) - 5} more)" if len(self.reasons) > 5 else ""
+        remedy = "clear this task: what is done is not done again"
+        if self.total("failed_permanent"):
+            remedy = "mend the cause and run with retry_failed: what is done is not done again"
         raise BadInputError(
-            f"{self.total('done') + self.total('no_data') + self.earlier} of "
-            f"{self.total('expected') + self.earlier} quanta are good, "
-            f"{threshold:.0%} are needed: {shown}{more}",
+            f"{self.good} of {self.total('expected')} quanta are good, "
+            f"{100 * threshold:.4g}% are needed: {shown}{more}",
             where=f"run {self.run}",
-            remedy="mend the cause and clear this task; what is done is not done again",
+            remedy=remedy,
         )
 
 

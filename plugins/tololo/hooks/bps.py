@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from tololo.engine.attempt import ENDED, Attempt, AttemptState
-from tololo.facility.errors import UnavailableError
+from tololo.engine.attempt import ENDED, Attempt, process_started
+from tololo.engine.client import call, job_environment
+from tololo.engine.local.runner import cancel
 from tololo.facility.run import RunRequest
+
+MEMORY_GROWTH = 2.0
+"""Growth of the memory of an attempt after one that failed for lack of it."""
 
 
 class BpsHook:
@@ -41,90 +44,77 @@ class BpsHook:
         return Attempt(self.folder / str(numbers[-1])) if numbers else None
 
     def attach_or_start(self, request: RunRequest) -> Attempt:
-        """Return the attempt that still runs for the same request, or start a new one."""
+        """Return the attempt that runs or can be gone on with, else start a new one.
+
+        An attempt whose driver died gets another driver, which goes on where the first one was; it is never
+        submitted a second time. One that was cancelled, or was asked something else, is settled by the new
+        attempt. After a failure for lack of memory the new attempt gets twice as much.
+
+        Parameters
+        ----------
+        request : `~tololo.facility.run.RunRequest`
+            What to run.
+
+        Raises
+        ------
+        UnavailableError
+            The engine server does not start.
+        """
         latest = self.latest()
-        # A driver that has written its last state may need a moment to go.
-        if latest is not None and latest.is_alive() and latest.state.phase not in ENDED:
-            return latest
-        number = int(latest.folder.name) + 1 if latest else 1
+        if latest is None:
+            return self._start(request, 1)
+        state = latest.state
+        if state.phase not in ENDED:
+            if latest.is_alive():
+                return latest
+            asked = latest.request
+            if not latest.is_cancelled and asked == replace(request, memory_factor=asked.memory_factor):
+                self._launch(latest)
+                return latest
+        factor = latest.request.memory_factor
+        if state.outcome.get("memory_failures"):
+            factor *= MEMORY_GROWTH
+        return self._start(replace(request, memory_factor=factor), int(latest.folder.name) + 1)
+
+    def _start(self, request: RunRequest, number: int) -> Attempt:
         attempt = Attempt(self.folder / str(number))
         attempt.create(request)
         self._launch(attempt)
         return attempt
 
     def _launch(self, attempt: Attempt) -> None:
-        # A job that inherits stdin would hold the task supervisor's socket and hide the task's death.
-        with open(attempt.log, "ab") as log:
-            driver = subprocess.Popen(
-                [sys.executable, "-m", "tololo.engine.driver", str(attempt.folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=job_environment(),
-            )
-        attempt.record_launch(driver.pid)
-
-    def poll(self, attempt: Attempt, started: float) -> AttemptState | None:
-        """Return the state of an attempt that goes on or has ended.
-
-        Parameters
-        ----------
-        attempt : `Attempt`
-            The attempt.
-        started : `float`
-            When this caller began to wait (`time.monotonic`), to give a new driver time to come up.
-
-        Raises
-        ------
-        UnavailableError
-            The driver died without saying why.
-        """
-        state = attempt.state
-        if state.phase in ENDED or attempt.is_alive():
-            return state
-        if state.pid == 0 and time.monotonic() - started < 60:
-            return None
-        # It may have ended between the two looks.
-        state = attempt.state
-        if state.phase in ENDED:
-            return state
-        tail = (
-            "\n".join(attempt.log.read_text(errors="replace").splitlines()[-5:])
-            if attempt.log.exists()
-            else ""
-        )
-        raise UnavailableError(
-            f"The driver of the run died in phase {state.phase!r}: {tail}",
-            str(attempt.log),
-            "try the task again",
-        )
+        message = {"folder": str(attempt.folder), "log": str(attempt.log), "environment": job_environment()}
+        pid = call({"do": "drive"} | message)
+        # Until it has written that it drives, somebody who looks would take the attempt for dead.
+        deadline = time.monotonic() + 10
+        while attempt.state.pid != pid and process_started(pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def cancel(self) -> None:
         """End the newest attempt and everything that it started."""
         latest = self.latest()
-        if latest is None or not latest.is_alive():
+        if latest is None or latest.state.phase in ENDED:
             return
-        pid = latest.state.pid
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(pid, sign)
-            except ProcessLookupError:
+        latest.mark_cancelled()
+        if latest.is_alive():
+            _end(latest)
+        if (latest.submit_path / "journal.jsonl").exists():
+            cancel(latest.submit_path)
+
+
+def _end(attempt: Attempt) -> None:
+    """End a driver with what it started, gently and then not."""
+    pid = attempt.state.pid
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, sign)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            if not attempt.is_alive():
                 return
-            deadline = time.monotonic() + 5
-            while time.monotonic() < deadline and latest.is_alive():
-                time.sleep(0.1)
-
-
-def job_environment() -> dict[str, str]:
-    """Return the environment of jobs: one thread each, this installation's commands first in the path."""
-    threads = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
-    )
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    # Fresh pages for each large array cost a fifth of the time; keep what was freed.
-    malloc = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
-    return os.environ | threads | malloc | {"PATH": path}
+            time.sleep(0.05)
 
 
 def _safe(name: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tololo.facility import collections
-from tololo.facility.errors import BadInputError, UnavailableError
+from tololo.facility.errors import BadInputError, TololoError, UnavailableError
 from tololo.hooks.chains import ChainReport, write_chain
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class ButlerHook:
         self.butler_conn_id = butler_conn_id
 
     @classmethod
-    def from_connection(cls, butler_conn_id: str = default_conn_name) -> ButlerHook:
+    def from_connection(cls, butler_conn_id: str = default_conn_name) -> Self:
         """Make the hook of a connection, looked up at once.
 
         Raises
@@ -84,7 +86,7 @@ class ButlerHook:
         Raises
         ------
         BadInputError
-            If there is no repository, or no such collection.
+            If there is no repository, or no such collection, or it is to be written to and cannot be.
         UnavailableError
             If its database does not answer.
         """
@@ -105,7 +107,34 @@ class ButlerHook:
         except MissingCollectionError as error:
             raise BadInputError(str(error), self.repository, "run the step that makes it first") from error
         except OperationalError as error:
-            raise unreachable(self.repository, error) from error
+            raise database_error(self.repository, error) from error
+
+    @contextmanager
+    def session(self, *, writeable: bool = False) -> Iterator[Butler]:
+        """Open the repository for one piece of work, in which the Butler's errors become the facility's.
+
+        Raises
+        ------
+        BadInputError
+            As `open`; if what is asked of the Butler makes no sense to it; if it may not write.
+        UnavailableError
+            If the database does not answer, or the disk is full.
+        """
+        from lsst.daf.butler import ButlerUserError
+        from lsst.daf.butler.registry import RegistryError  # type: ignore[attr-defined]
+        from sqlalchemy.exc import OperationalError
+
+        with self.open(writeable=writeable) as butler:
+            try:
+                yield butler
+            except (ButlerUserError, RegistryError) as error:
+                raise BadInputError(
+                    str(error).strip("'\""), self.repository, "correct what was asked of the repository"
+                ) from error
+            except OperationalError as error:
+                raise database_error(self.repository, error) from error
+            except OSError as error:
+                raise disk_error(self.repository, error) from error
 
     def collections(self, pattern: str = "*") -> list[str]:
         """List the collections whose names match a glob."""
@@ -170,7 +199,7 @@ class ButlerHook:
         """Ingest exposures that were found, and write the chains of their nights; see `ingest_instcal`."""
         from tololo.reduction.ingest import ingest_instcal
 
-        with self.open(writeable=True) as butler:
+        with self.session(writeable=True) as butler:
             report = ingest_instcal(butler, exposures, transfer=transfer)
             for night in report.nights:
                 write_chain(
@@ -181,36 +210,17 @@ class ButlerHook:
         return report
 
     def write_chain(
-        self, chain: str, own: Iterable[str] | None = None, inputs: Sequence[str] = (), *, drop: bool = False
+        self,
+        chain: str,
+        own: Iterable[str] | None = None,
+        inputs: Sequence[str] = (),
+        *,
+        drop: bool = False,
+        dry_run: bool = False,
     ) -> ChainReport:
         """Bring a chain up to date, as `tololo.hooks.chains.write_chain`."""
-        with self.open(writeable=True) as butler:
-            return write_chain(butler, chain, own, inputs, drop=drop)
-
-    def prune(self, runs: Iterable[str]) -> list[str]:
-        """Remove RUNs with all their datasets, and take them out of chains. Files ingested in place stay.
-
-        Returns
-        -------
-        removed : `list` [`str`]
-            Those that were there.
-
-        Raises
-        ------
-        BadInputError
-            If one is not a RUN; nothing has been removed then.
-        """
-        from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
-
-        with self.open(writeable=True) as butler:
-            there = {info.name: info.type for name in runs for info in self._infos(butler, name)}
-            for name, kind in there.items():
-                if kind is not CollectionType.RUN:
-                    raise BadInputError(
-                        f"{name!r} is a {kind.name}; only RUNs are pruned", self.repository, "name RUNs"
-                    )
-            butler.removeRuns(list(there), unlink_from_chains=True)
-            return list(there)
+        with self.session(writeable=not dry_run) as butler:
+            return write_chain(butler, chain, own, inputs, drop=drop, dry_run=dry_run)
 
     def test_connection(self) -> tuple[bool, str]:
         """Open the repository for Airflow's button *Test*."""
@@ -256,6 +266,32 @@ class ButlerHook:
             kind, name, find_first=True, where=where, limit=None, explain=False, **data_id
         )
         return len(refs)
+
+
+def database_error(repository: str, error: Exception) -> TololoError:
+    """Return the error of a registry that cannot be used: its file may not be written to, or it is away."""
+    reason = str(getattr(error, "orig", error))
+    return read_only(repository, reason) if "readonly" in reason else unreachable(repository, error)
+
+
+def disk_error(repository: str, error: OSError) -> TololoError:
+    """Return the error of a file that could not be read or written."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return read_only(repository, str(error))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE):
+        return UnavailableError(
+            f"The disk cannot be used: {error}", repository, "make room, or mend the disk"
+        )
+    return BadInputError(f"A file cannot be used: {error}", repository, "name another file, or mend it")
+
+
+def read_only(repository: str, reason: str) -> BadInputError:
+    """Return the error of a repository that this user may not write to."""
+    return BadInputError(
+        f"The repository cannot be written to: {reason}",
+        repository,
+        "give the user that runs Airflow the right to write there, or name another repository",
+    )
 
 
 def unreachable(repository: str, error: Exception) -> UnavailableError:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tololo.facility import collections
-from tololo.facility.errors import BadInputError
+from tololo.facility.errors import BadInputError, UnavailableError
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
+
+ATTEMPTS = 5
+"""How often a chain is computed anew because a child was removed while it was written."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,16 @@ class ChainReport:
     vanished: tuple[str, ...]
     missing: tuple[str, ...]
 
+    def __str__(self) -> str:
+        parts = [f"{self.chain}: {len(self.children)} children, {len(self.added)} of them new"]
+        if kept := [name for name in self.vanished if name in self.children]:
+            parts.append(f"nobody asks any more for {', '.join(kept)}, kept at the end")
+        if gone := [name for name in self.vanished if name not in self.children]:
+            parts.append(f"taken out: {', '.join(gone)}")
+        if self.missing:
+            parts.append(f"not in the repository: {', '.join(self.missing)}")
+        return "; ".join(parts)
+
 
 def write_chain(
     butler: Butler,
@@ -49,6 +62,7 @@ def write_chain(
     inputs: Sequence[str] = (),
     *,
     drop: bool = False,
+    dry_run: bool = False,
 ) -> ChainReport:
     """Bring a chain up to date: own RUNs newest first, then its inputs in search order.
 
@@ -66,6 +80,8 @@ def write_chain(
     drop : `bool`, optional
         Make the chain exactly ``own`` and ``inputs``, as when a template's accepted version changes.
         Otherwise a child is never lost: what nobody wants any more stays at the end.
+    dry_run : `bool`, optional
+        Say what the chain would be; write nothing.
 
     Returns
     -------
@@ -75,39 +91,69 @@ def write_chain(
     ------
     BadInputError
         If the name is bad, or belongs to a collection that is no chain, or the chain would contain itself.
+    UnavailableError
+        If children are removed again and again while the chain is written.
 
     Notes
     -----
     Safe when several processes write the same chain at once: the present children are read under the lock.
     """
-    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
+    from lsst.daf.butler import (  # type: ignore[attr-defined]
+        CollectionCycleError,
+        CollectionType,
+        MissingCollectionError,
+    )
+    from sqlalchemy.exc import IntegrityError
 
     collections.check_name(chain, "chain")
-    below = f"{chain}/"
-    if chain in inputs:
-        raise BadInputError(f"The chain {chain!r} would contain itself", "chain", "take it out of its inputs")
-    if chain not in _existing(butler, [chain]):
-        butler.collections.register(chain, CollectionType.CHAINED)
-    if (kind := butler.collections.get_info(chain).type) is not CollectionType.CHAINED:
+    wanted = None if own is None else set(own)
+    is_there = chain in _existing(butler, [chain])
+    if is_there and (kind := butler.collections.get_info(chain).type) is not CollectionType.CHAINED:
         raise BadInputError(
             f"The collection {chain!r} is a {kind.name}, not a chain", "repository", "use another name"
         )
-    with butler.transaction():
-        # Adding nothing changes nothing, but takes the lock until the end of the transaction.
-        butler.collections.extend_chain(chain, [])
-        before = butler.collections.get_info(chain).children
-        if own is None:
-            runs = set(butler.collections.query(f"{below}*", collection_types=CollectionType.RUN))
-        else:
-            runs = set(own)
-        if not drop:
-            runs |= {child for child in before if child.startswith(below) and child not in inputs}
-        wanted = list(dict.fromkeys([*collections.newest_first(runs), *inputs]))
-        there = _existing(butler, wanted)
-        vanished = [child for child in before if child not in wanted]
-        children = [name for name in wanted if name in there] + ([] if drop else vanished)
-        if tuple(children) != before:
-            butler.collections.redefine_chain(chain, children)
+    if chain in inputs or chain in (wanted or ()):
+        raise _contains_itself(chain)
+    if dry_run:
+        return _plan(butler, chain, wanted, inputs, drop, is_there)
+    for _ in range(ATTEMPTS):
+        try:
+            butler.collections.register(chain, CollectionType.CHAINED)
+            with butler.transaction():
+                # Adding nothing changes nothing, but takes the lock until the end of the transaction.
+                butler.collections.extend_chain(chain, [])
+                report = _plan(butler, chain, wanted, inputs, drop, True)
+                if report.children != butler.collections.get_info(chain).children:
+                    butler.collections.redefine_chain(chain, report.children)
+            return report
+        except CollectionCycleError:
+            raise _contains_itself(chain) from None
+        except (MissingCollectionError, IntegrityError):
+            continue  # a child was removed after it was looked up: children themselves are not locked
+    raise UnavailableError(
+        "Children of the chain are being removed while it is written", f"chain {chain}", "try again"
+    )
+
+
+def _plan(
+    butler: Butler, chain: str, own: set[str] | None, inputs: Sequence[str], drop: bool, is_there: bool
+) -> ChainReport:
+    """Compute what the chain has to be, from what it is now."""
+    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
+
+    below = f"{chain}/"
+    before = butler.collections.get_info(chain).children if is_there else ()
+    runs = (
+        set(butler.collections.query(f"{below}*", collection_types=CollectionType.RUN))
+        if own is None
+        else set(own)
+    )
+    if not drop:
+        runs |= {child for child in before if child.startswith(below) and child not in inputs}
+    wanted = list(dict.fromkeys([*collections.newest_first(runs), *inputs]))
+    there = _existing(butler, wanted)
+    vanished = [child for child in before if child not in wanted]
+    children = [name for name in wanted if name in there] + ([] if drop else vanished)
     return ChainReport(
         chain=chain,
         children=tuple(children),
@@ -115,6 +161,10 @@ def write_chain(
         vanished=tuple(vanished),
         missing=tuple(name for name in wanted if name not in there),
     )
+
+
+def _contains_itself(chain: str) -> BadInputError:
+    return BadInputError(f"The chain {chain!r} would contain itself", "chain", "take it out of its inputs")
 
 
 def _existing(butler: Butler, names: Iterable[str]) -> set[str]:

@@ -3,43 +3,69 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import BaseHook, BaseOperator, ResumableJobMixin
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+)
 
+from tololo.engine.attempt import ENDED, Attempt, AttemptState
 from tololo.facility.configuration import facility
 from tololo.facility.errors import BadInputError, TololoError, UnavailableError
-from tololo.facility.failures import is_retriable
 from tololo.facility.run import RunOutcome, RunRequest
-from tololo.params import data_query
+from tololo.operators.verdict import count_verdicts, is_judged, judge, may_reach, record_verdict
+from tololo.params import config_overrides, data_query, pipeline_file, threshold_of
+from tololo.triggers.attempt import AttemptTrigger, Watch, describe_progress, own
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from tololo.engine.attempt import AttemptState
     from tololo.hooks.bps import BpsHook
 
+MOST_RELAUNCHES = 3
+"""How many drivers one try of a task starts in place of dead ones."""
 
-class RunPipelineOperator(BaseOperator):
-    """Run a pipeline, or a subset of one, as one bps run in a detached process.
+SPARE_TRIES = 3
+"""Tries of the task beyond its attempts: a worker that dies costs a try, but no attempt."""
 
-    A task that is killed and tried again finds the process of its earlier try and waits for it instead of
-    submitting twice. Success is read from the provenance in the Butler. Nothing to do is a skip, with the
-    reason.
 
-    :param pipeline: pipeline file with ``#subset`` (templated).
+class RunPipelineOperator(ResumableJobMixin, BaseOperator):
+    """Run a pipeline, or a subset of one, as one bps run that needs no worker while it runs.
+
+    The run belongs to a detached driver. The task follows it for a short time, since most runs of a small
+    night end within it, and then leaves its worker: the triggerer waits. A task that lost its worker finds
+    the run again and never submits it twice, because the attempt's folder has the task instance's own name;
+    the mixin shows that folder in the tab *Task State Store*. Alone it would hold the worker slot, hence the
+    defer of our own in `poll_until_complete`.
+
+    Success is read from the provenance in the Butler. Nothing to do is a skip, with the reason. What failed
+    for a passing reason is tried again, ``max_attempts`` times since somebody cleared the task; what failed
+    permanently is not run again unless asked for.
+
+    :param pipeline: pipeline file with ``#subset`` (templated); relative to ``include/pipelines``.
     :param parent: collection of the result (templated); see `tololo.facility.collections`.
-    :param step: name of the step in the run's name.
+    :param step: name of the step in the run's name; by default the subset.
     :param inputs: collections to search after the parent's own, separated by commas (templated).
     :param where_terms: terms of the Butler data query (templated), joined with those of the params.
     :param pipeline_config: task configuration, ``label:field`` or ``parameters:name`` to value (templated).
     :param conn_id: connection of the repository (templated).
     :param site: compute site (templated).
+    :param retry_failed: run again what failed permanently in earlier attempts.
+    :param max_attempts: attempts that may fail for passing reasons.
+    :param deferrable: leave the worker while the run goes on.
+    :param watch_seconds: how long to stay in the worker first.
 
-    Reads the params ``detectors``, ``where``, ``thresholds`` and ``dry_run``. Returns the counts of the run
-    in the form that `RunOutcome.summary` gives.
+    Reads the params ``detectors``, ``where``, ``config``, ``thresholds``, ``retry_failed`` and ``dry_run`` of
+    a DAG that has them. Returns the counts of the run in the form that `RunOutcome.summary` gives; a task
+    that fails because of them leaves them as its XCom too.
     """
 
     template_fields: Sequence[str] = (
@@ -52,17 +78,24 @@ class RunPipelineOperator(BaseOperator):
         "site",
     )
 
+    # Renaming it would make tasks that wait during an upgrade forget their runs.
+    external_id_key = "attempt"
+
     def __init__(
         self,
         *,
         pipeline: str,
         parent: str,
-        step: str,
         inputs: str,
+        step: str = "",
         where_terms: list[str] | None = None,
         pipeline_config: dict[str, str] | None = None,
         conn_id: str = "{{ params.repo }}",
         site: str = "{{ params.site }}",
+        retry_failed: bool = False,
+        max_attempts: int = 3,
+        deferrable: bool = True,
+        watch_seconds: float = 15.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -74,97 +107,245 @@ class RunPipelineOperator(BaseOperator):
         self.pipeline_config = pipeline_config or {}
         self.conn_id = conn_id
         self.site = site
+        self.retry_failed = retry_failed
+        self.max_attempts = max_attempts
+        self.deferrable = deferrable
+        self.watch_seconds = watch_seconds
+        if self.retries:
+            self.retries = max(self.retries, max_attempts - 1 + SPARE_TRIES)
         self._hook: BpsHook | None = None
+        self._killed = False
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Start or re-attach, wait, judge."""
-        from tololo.hooks.bps import BpsHook
+        """Start or re-attach, follow, judge."""
+        with _said_to_airflow():
+            latest = self._bps(context).latest()
+            if latest is not None:
+                # The folder knows better: the store forgets when a task is cleared or its worker dies early.
+                context["task_state_store"].set(self.external_id_key, str(latest.folder))
+            return self._judge(self.execute_resumable(context), context)
 
-        ti, params = context["ti"], context["params"]
-        self._hook = BpsHook.for_task(ti.dag_id, ti.run_id, ti.task_id, ti.map_index or -1)
-        request = RunRequest(
-            repository=str(BaseHook.get_connection(self.conn_id).host),
-            pipeline=self.pipeline,
-            parent=self.parent,
-            step=self.step,
-            inputs=[name.strip() for name in self.inputs.split(",") if name.strip()],
-            where=data_query(params, *self.where_terms),
-            config=self.pipeline_config,
-            site=self.site,
-            threshold=float(params.get("thresholds", 1.0)),
-            cores=facility().cores,
-            dry_run=bool(params.get("dry_run")),
-        )
-        try:
-            state = self._wait(request, context)
-        except UnavailableError:
-            raise
-        except TololoError as error:
-            raise AirflowFailException(str(error)) from None
-        try:
-            return self._judge(state, request.threshold)
-        except AirflowSkipException as skip:
-            context["task_state_store"].set("progress", str(skip))
-            raise
-
-    def _wait(self, request: RunRequest, context: Context) -> AttemptState:
-        from tololo.engine.attempt import ENDED
-
-        assert self._hook is not None
-        attempt = self._hook.attach_or_start(request)
-        self.log.info("Attempt %s; its log is %s", attempt.folder.name, attempt.log)
-        started, shown = time.monotonic(), ""
-        while True:
-            state = self._hook.poll(attempt, started)
-            if state is not None:
-                line = describe_progress(state)
-                if line != shown:
-                    self.log.info("%s", line)
-                    context["task_state_store"].set("progress", line)
-                    shown = line
-                if state.phase in ENDED:
-                    return state
-            time.sleep(0.5)
-
-    def _judge(self, state: AttemptState, threshold: float) -> dict[str, Any]:
-        if state.phase == "empty":
-            raise AirflowSkipException(_message(state))
-        if state.phase == "error":
-            if is_retriable(state.error["what"]):
-                raise UnavailableError(**state.error)
-            raise AirflowFailException(_message(state))
-        outcome = RunOutcome(**state.outcome)
-        if state.phase == "planned":
-            self.log.info("Dry run: %s quanta would run: %s", outcome.total("expected"), state.expected)
-            return outcome.summary()
-        for reason in (*outcome.reasons, *outcome.notes):
-            self.log.warning("%s", reason)
-        if outcome.total("no_data") == outcome.total("expected") and not outcome.earlier:
-            shown = "; ".join(dict.fromkeys(outcome.notes[:5])) or "no reason was recorded"
-            raise AirflowSkipException(
-                str(TololoError(f"Nothing had data: {shown}", f"run {outcome.run}", "see the inputs"))
-            )
-        try:
-            outcome.check(threshold)
-        except BadInputError as error:
-            if outcome.total("failed_permanent") == 0:
-                raise UnavailableError(error.what, error.where, "the task is tried again") from None
-            raise AirflowFailException(str(error)) from None
-        return outcome.summary()
+    def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on where the trigger left off."""
+        hook, attempt = self._bps(context), Attempt(Path(event["folder"]))
+        if event["standing"] == "overdue":
+            hook.cancel()
+            raise AirflowTaskTimeout(f"The run took longer than {self.execution_timeout}: {attempt.folder}")
+        with _said_to_airflow():
+            return self._judge(self._follow(attempt, context, event["relaunches"]), context)
 
     def on_kill(self) -> None:
-        """Cancel the run when the task is killed."""
+        """Cancel the run when the task is killed in its worker; elsewhere `AttemptTrigger.on_kill` does."""
+        self._killed = True
         if self._hook is not None:
             self._hook.cancel()
 
+    # What the mixin asks for. The id of the job is the folder of the attempt.
 
-def describe_progress(state: AttemptState) -> str:
-    """Say in one line where an attempt stands."""
-    counts = ", ".join(
-        f"{label} {state.finished.get(label, 0)} of {expected}" for label, expected in state.expected.items()
-    )
-    return f"{state.phase}: {counts}" if counts else state.phase
+    def submit_job(self, context: Context) -> str:
+        """Start an attempt, or take up the one that is there."""
+        return str(self._bps(context).attach_or_start(self._request(context)).folder)
+
+    def get_job_status(self, external_id: Any, context: Context) -> str:
+        """Return ``removed``, ``judged``, ``cancelled``, ``running`` (or can be again) or the last phase."""
+        attempt = Attempt(Path(external_id))
+        if not attempt.folder.exists():
+            return "removed"
+        if is_judged(attempt):
+            return "judged"
+        phase = attempt.state.phase
+        if phase in ENDED:
+            return phase
+        return "cancelled" if attempt.is_cancelled else "running"
+
+    def is_job_active(self, status: str) -> bool:
+        """Tell whether there is something to wait for."""
+        return status == "running"
+
+    def is_job_succeeded(self, status: str) -> bool:
+        """Tell whether it ended with an outcome that no try has judged yet."""
+        return status in ("done", "planned")
+
+    def poll_until_complete(self, external_id: Any, context: Context) -> Any:
+        """Follow the attempt to its end and return its folder, or leave the worker."""
+        return self._follow(Attempt(Path(external_id)), context)
+
+    def get_job_result(self, external_id: Any, context: Context) -> Attempt:
+        """Return the newest attempt, which has ended."""
+        return self._bps(context).latest() or Attempt(Path(external_id))
+
+    def _bps(self, context: Context) -> BpsHook:
+        from tololo.hooks.bps import BpsHook
+
+        if self._hook is None:
+            ti = context["ti"]
+            map_index = -1 if ti.map_index is None else ti.map_index
+            self._hook = BpsHook.for_task(ti.dag_id, ti.run_id, ti.task_id, map_index)
+        return self._hook
+
+    def _request(self, context: Context) -> RunRequest:
+        params = context["params"]
+        pipeline = pipeline_file(self.pipeline)
+        step = self.step or step_of(pipeline)
+        return RunRequest(
+            repository=_repository(self.conn_id),
+            pipeline=pipeline,
+            parent=self.parent,
+            step=step,
+            inputs=_collections(self.inputs),
+            where=data_query(params, *self.where_terms),
+            config=self.pipeline_config | config_overrides(params),
+            site=self.site,
+            threshold=threshold_of(params, step, self._steps() | {step}),
+            cores=facility().cores,
+            dry_run=bool(params.get("dry_run")),
+            retry_failed=self.retry_failed or bool(params.get("retry_failed")),
+        )
+
+    def _steps(self) -> set[str]:
+        tasks = self.dag.tasks if self.has_dag() else []  # type: ignore[no-untyped-call]
+        return {task.step for task in tasks if isinstance(task, RunPipelineOperator) and task.step}
+
+    def _follow(self, attempt: Attempt, context: Context, relaunches: int = 0) -> Attempt:
+        hook, store = self._bps(context), context["task_state_store"]
+        until = time.monotonic() + self.watch_seconds
+        watch, shown = self._attached(attempt, context), ""
+        while True:
+            if self._killed:
+                hook.cancel()
+                raise UnavailableError("The task was killed", str(watch.attempt.folder), "clear it to go on")
+            state, standing = watch.look()
+            if (line := describe_progress(state)) != shown:
+                self.log.info("%s", line)
+                store.set("progress", line)
+                shown = line
+            if standing == "ended" and not self._can_go_on(watch.attempt, state, context):
+                return watch.attempt
+            if standing == "lost":
+                relaunches += 1
+                self._check_relaunches(relaunches, watch.attempt, state)
+            if standing != "running":
+                watch = self._attached(hook.attach_or_start(watch.attempt.request), context)
+            elif self.deferrable and time.monotonic() >= until:
+                store.set(
+                    "progress", f"{line} (at {datetime.now(UTC):%H:%M:%S} UTC; what follows is in the log)"
+                )
+                self._leave(watch.attempt, relaunches, context)
+            else:
+                time.sleep(0.5)
+
+    def _attached(self, attempt: Attempt, context: Context) -> Watch:
+        own(attempt, context["ti"].try_number)
+        context["task_state_store"].set(self.external_id_key, str(attempt.folder))
+        self.log.info("Attempt %s; its log is %s", attempt.folder.name, attempt.log)
+        return Watch(attempt)
+
+    def _leave(self, attempt: Attempt, relaunches: int, context: Context) -> None:
+        started, limit = context["ti"].start_date, self.execution_timeout
+        deadline = started.timestamp() + limit.total_seconds() if limit and started else None
+        self.log.info("The run goes on without this worker")
+        self.defer(trigger=AttemptTrigger(str(attempt.folder), relaunches, deadline), method_name="resume")
+
+    def _check_relaunches(self, relaunches: int, attempt: Attempt, state: AttemptState) -> None:
+        lines = attempt.log.read_text(errors="replace").splitlines() if attempt.log.exists() else []
+        tail = " | ".join(lines[-3:])
+        if relaunches > MOST_RELAUNCHES:
+            raise UnavailableError(
+                f"The driver of the run died {relaunches} times, last in phase {state.phase}: {tail}",
+                str(attempt.log),
+                "look at the machine's memory; the task is tried again",
+            )
+        self.log.warning(
+            "The driver died in phase %s; another takes over. Its last words: %s", state.phase, tail
+        )
+
+    def _can_go_on(self, attempt: Attempt, state: AttemptState, context: Context) -> bool:
+        """Tell whether another attempt is due at once: for what can do without the permanent failures."""
+        if state.phase != "done" or is_judged(attempt):
+            return False
+        outcome, try_number = RunOutcome(**state.outcome), context["ti"].try_number
+        before = count_verdicts(attempt.folder.parent, "continued", try_number - 1)
+        if (
+            outcome.runnable == 0
+            or outcome.total("failed_retriable")
+            or before >= len(outcome.labels)  # each goes at least one task further down
+            or not may_reach(outcome, attempt.request.threshold)
+        ):
+            return False
+        self.log.info("%d quanta can do without what failed: another attempt runs them", outcome.runnable)
+        record_verdict(attempt, "continued", try_number)
+        return True
+
+    def _judge(self, attempt: Attempt, context: Context) -> dict[str, Any]:
+        state, ti = attempt.state, context["ti"]
+        outcome = RunOutcome(**state.outcome) if state.outcome else None
+        for reason in (*outcome.reasons, *outcome.notes) if outcome else ():
+            self.log.warning("%s", reason)
+        verdict = "failed"
+        try:
+            summary = judge(state, attempt.request.threshold).summary()
+            verdict = "success"
+        except AirflowSkipException as skip:
+            verdict = "skipped"
+            context["task_state_store"].set("progress", str(skip))
+            raise
+        except UnavailableError as error:
+            verdict = "retriable"
+            self._give_up_in_time(error, attempt, context)
+            raise
+        finally:
+            record_verdict(attempt, verdict, ti.try_number)
+            if outcome and verdict != "success":
+                ti.xcom_push(key="return_value", value=outcome.summary())
+        if state.phase == "planned":
+            self.log.info("Dry run: %s quanta would run: %s", summary["expected"], state.expected)
+        return summary
+
+    def _give_up_in_time(self, error: UnavailableError, attempt: Attempt, context: Context) -> None:
+        ti = context["ti"]
+        # Clearing a task allows it its number of retries once more.
+        cleared_after = ti.max_tries - (self.retries or 0)
+        failed = 1 + count_verdicts(attempt.folder.parent, "retriable", cleared_after)
+        if failed >= self.max_attempts or ti.try_number > ti.max_tries:
+            what = f"Gave up after {failed} attempt{'s' if failed > 1 else ''}: {error.what}"
+            raise AirflowFailException(
+                str(UnavailableError(what, error.where, "find out why, then clear the task"))
+            ) from None
 
 
-def _message(state: AttemptState) -> str:
-    return str(TololoError(**state.error))
+def step_of(pipeline: str) -> str:
+    """Return the name of a step: the subset of a pipeline, else the name of its file."""
+    file, _, subset = pipeline.partition("#")
+    name = subset or Path(file).stem
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+
+
+def _repository(conn_id: str) -> str:
+    try:
+        return str(BaseHook.get_connection(conn_id).host)
+    except AirflowNotFoundException:
+        raise BadInputError(
+            f"There is no connection {conn_id!r}", "param repo", "name one of Admin, Connections"
+        ) from None
+
+
+def _collections(names: str) -> list[str]:
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if patterns := [name for name in found if set(name) & set("*?[]")]:
+        raise BadInputError(
+            f"An input is a pattern: {', '.join(patterns)}",
+            "input collections",
+            "name collections, in the order in which they are to be searched",
+        )
+    return found
+
+
+@contextmanager
+def _said_to_airflow() -> Iterator[None]:
+    """Let Airflow try again what is away for now, and fail at once for what is wrong."""
+    try:
+        yield
+    except UnavailableError:
+        raise
+    except TololoError as error:
+        raise AirflowFailException(str(error)) from None

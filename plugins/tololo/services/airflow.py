@@ -100,6 +100,23 @@ def start(home: Home, postgres: PostgresInfo, connections: Mapping[str, Mapping[
     return info
 
 
+def task_environment(home: Home, postgres: PostgresInfo) -> dict[str, str]:
+    """Return what tasks, and the engine that works for them, find in their environment."""
+    return {
+        "LSST_DB_AUTH": str(home.db_auth),
+        "PGPASSFILE": str(postgres.passfile),
+        "TOLOLO_HOME": str(home.root),
+        "TOLOLO_FACILITY": str(home.facility),
+        # a task's parallelism is over detectors
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+
+
 def stop(home: Home) -> bool:
     """Stop all parts, at the same time; tell whether any ran."""
     from concurrent.futures import ThreadPoolExecutor
@@ -156,18 +173,7 @@ def _settings(
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "LSST_DB_AUTH": str(home.db_auth),
-        "PGPASSFILE": str(postgres.passfile),
-        "TOLOLO_HOME": str(home.root),
-        "TOLOLO_FACILITY": str(home.facility),
-        # a task's parallelism is over detectors
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
-    }
+    } | task_environment(home, postgres)
     for name, connection in connections.items():
         settings[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
     return settings

@@ -1,4 +1,4 @@
-"""The facility's services as one: PostgreSQL, then Airflow and the TOM at the same time."""
+"""The facility's services as one: PostgreSQL, then Airflow, the engine and the TOM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tololo.services import airflow, postgres, tom
+from tololo.services import airflow, engine, postgres, tom
 from tololo.services.airflow import AirflowInfo
 from tololo.services.home import Home
 from tololo.services.postgres import PostgresInfo
@@ -39,16 +39,18 @@ def up(home: Home) -> Facility:
         server = postgres.start(home)
         # its port is chosen first, since Airflow's connections name it
         expected = tom.address(home)
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(3) as pool:
+            engine_start = pool.submit(engine.start, home, airflow.task_environment(home, server))
             tom_start = pool.submit(tom.start, home, expected)
             airflow_start = pool.submit(airflow.start, home, server, connections(home, server, expected))
+            engine_start.result()
             return Facility(home, server, airflow_start.result(), tom_start.result())
 
 
 def down(home: Home) -> list[str]:
     """Stop every service; return the names of those that ran."""
     with _alone(home):
-        stops = {"airflow": airflow.stop, "tom": tom.stop}
+        stops = {"airflow": airflow.stop, "engine": engine.stop, "tom": tom.stop}
         with ThreadPoolExecutor(len(stops)) as pool:
             ran = {name: pool.submit(stop, home) for name, stop in stops.items()}
         stopped = [name for name, future in ran.items() if future.result()]
@@ -59,7 +61,7 @@ def status(home: Home) -> dict[str, bool]:
     """Tell for each service whether it runs."""
     parts = {f"airflow {part}": runs for part, runs in airflow.running(home).items()}
     database = {} if home.postgres_url else {"postgres": postgres.running(home)}
-    return database | parts | {"tom": tom.running(home)}
+    return database | parts | {"engine": engine.running(home), "tom": tom.running(home)}
 
 
 def connections(home: Home, server: PostgresInfo, tom_info: TomInfo) -> dict[str, dict[str, Any]]:

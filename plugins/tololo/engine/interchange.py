@@ -1,0 +1,15 @@
+"""Parsl's interchange, which ends with the driver that started it.
+
+Parsl leaves it behind when the driver is killed: it would go on handing queued jobs to the blocks, and the blocks would
+then wait on it until their time is over. Without it they end by themselves (``heartbeat_threshold``).
+"""
+
+from __future__ import annotations
+
+import runpy
+
+from tololo.engine.local.worker import die_with_parent
+
+if __name__ == "__main__":
+    die_with_parent()
+    runpy.run_module("parsl.executors.high_throughput.interchange", run_name="__main__", alter_sys=True)

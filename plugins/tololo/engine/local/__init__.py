@@ -1,0 +1,1 @@
+"""The bps service ``local``: one machine, warm workers."""

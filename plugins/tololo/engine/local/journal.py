@@ -1,0 +1,114 @@
+"""What has happened in a run: one line for each event, only ever appended: a kill loses at most a line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tololo.engine.local.workflow import FINAL, Workflow
+
+FILE = "journal.jsonl"
+
+
+@dataclass
+class JobRecord:
+    """What is known of one job.
+
+    ``state`` is one of waiting, running, done, failed, pruned; ``tries`` counts the tries that ended,
+    ``memory`` is the limit of the next one in MiB, ``last`` says how the last one ended.
+    """
+
+    state: str = "waiting"
+    tries: int = 0
+    memory: int = 0
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunRecord:
+    """What is known of a run: its jobs, and whether it was submitted, cancelled, ended."""
+
+    jobs: dict[str, JobRecord]
+    submitted: int = 0
+    cancelled: str = ""
+    ended: bool = False
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the jobs that failed for good."""
+        return [name for name, job in self.jobs.items() if job.state == "failed"]
+
+
+class Journal:
+    """The journal in a submit folder.
+
+    Parameters
+    ----------
+    folder : `pathlib.Path`
+        The submit folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+
+    def append(self, event: str, **facts: Any) -> None:
+        """Add one line, whole or not at all."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n"
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError), open(self.path) as lines:
+            for line in lines:
+                # A full disk can cut a line short; the next one then hangs on to it.
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+
+    def replay(self, workflow: Workflow) -> RunRecord:
+        """Return what the events add up to."""
+        record = RunRecord({name: JobRecord(memory=job.memory) for name, job in workflow.jobs.items()})
+        for event in self:
+            job = record.jobs.get(event.get("job", ""))
+            match event["event"]:
+                case "submitted":
+                    record.submitted += 1
+                case "start" if job:
+                    job.state = "running"
+                case "end" if job:
+                    job.state, job.tries, job.last = event["state"], event["try"], event
+                    job.memory = event["next_memory"]
+                case "runner":  # what its predecessor left running was cut off
+                    for other in record.jobs.values():
+                        other.state = "waiting" if other.state == "running" else other.state
+                case "restarted":
+                    _reset(record)
+                case "cancelled":
+                    record.cancelled = event["by"]
+                case "ended":
+                    record.ended = True
+        return record
+
+
+def _reset(record: RunRecord) -> None:
+    """Let what failed be tried again; the final job runs again in any case."""
+    record.ended, record.cancelled = False, ""
+    for name, job in record.jobs.items():
+        if name == FINAL or job.state in ("failed", "pruned"):
+            job.state, job.tries = "waiting", 0
+
+
+def prune(workflow: Workflow, record: RunRecord) -> None:
+    """Mark the jobs that cannot run because one before them failed."""
+    for name, job in workflow.jobs.items():
+        before = {record.jobs[parent].state for parent in job.parents}
+        if record.jobs[name].state == "waiting" and before & {"failed", "pruned"}:
+            record.jobs[name].state = "pruned"

@@ -1,0 +1,108 @@
+"""A process of the pool: forked from one that holds the stack, it runs one job after another."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tololo.engine import warm
+
+_PR_SET_PDEATHSIG = 1
+_SHELL = set("|&;<>()$`*?[]#~\n")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies, so that no job goes on unwatched."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def work(inbox: socket.socket, parent: int) -> None:
+    """Run jobs until the runner closes the connection.
+
+    Each message is a line of JSON with ``commands``, ``log`` and ``environment``; the answer has ``exit``,
+    and ``memory`` if a `MemoryError` made it fail.
+    """
+    die_with_parent()
+    if os.getppid() != parent:
+        return
+    os.setpgrp()
+    inherited = dict(os.environ)
+    with inbox.makefile("rwb") as lines:
+        for line in lines:
+            job = json.loads(line)
+            os.environ.clear()
+            os.environ.update(inherited | job["environment"])
+            answer = perform(job["commands"], Path(job["log"]))
+            lines.write(json.dumps(answer).encode() + b"\n")
+            lines.flush()
+
+
+def perform(commands: list[str], log: Path) -> dict[str, Any]:
+    """Run command lines, until one fails, with their output in a file.
+
+    The commands of the middleware are called in this process, which has imported what they need; anything
+    else is given to a shell.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = log.stat().st_size if log.exists() else 0
+    warm.write_to(str(log))
+    code = 0
+    for command in commands:
+        print(f"$ {command}", flush=True)  # noqa: T201 - this is the job's log
+        if (code := _run(command)) != 0:
+            break
+    sys.stdout.flush()
+    sys.stderr.flush()
+    answer: dict[str, Any] = {"exit": code}
+    if code != 0 and _ran_out_of_memory(log, start):
+        answer["memory"] = True
+    return answer
+
+
+def _run(command: str) -> int:
+    words = [] if _SHELL & set(command) else shlex.split(command)
+    name = os.path.basename(words[0]) if words else ""
+    if name in ("pipetask", "butler"):
+        return _call(name, words[1:])
+    return subprocess.run(
+        ["/bin/bash", "-c", command], check=False, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+    ).returncode
+
+
+def _call(name: str, arguments: list[str]) -> int:
+    import click
+
+    if name == "pipetask":
+        from lsst.ctrl.mpexec.cli.pipetask import cli
+    else:
+        from lsst.daf.butler.cli.butler import cli
+    try:
+        cli.main(arguments, prog_name=name, standalone_mode=False)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except click.exceptions.Exit as end:
+        return int(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(error.exit_code)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _ran_out_of_memory(log: Path, start: int) -> bool:
+    """Look into what the job has just written: the executor of quanta tells of an exception only there."""
+    with open(log, "rb") as text:
+        text.seek(start)
+        output = text.read()
+    return b"MemoryError" in output or b"std::bad_alloc" in output

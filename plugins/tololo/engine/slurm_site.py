@@ -1,0 +1,124 @@
+"""The compute site ``slurm``: ctrl_bps_parsl's, made to share nodes, to end with its driver and to retry what was lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from lsst.ctrl.bps.parsl import ParslService
+from lsst.ctrl.bps.parsl.configuration import get_bps_config_value
+from lsst.ctrl.bps.parsl.sites.slurm import Slurm
+from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
+from parsl.jobs.error_handlers import windowed_error_handler
+
+from tololo.engine import slurm
+from tololo.facility.errors import BadInputError, TololoError
+
+if TYPE_CHECKING:
+    from parsl.config import Config
+    from parsl.executors.base import ParslExecutor
+
+NEVER = 1000.0
+"""Cost of a retry that no budget covers."""
+
+
+class SlurmBlocks(Slurm):  # type: ignore[misc]
+    """Ask Slurm for blocks of cores, with the settings of ``site.slurm``.
+
+    Beside those of ctrl_bps_parsl's `Slurm` these are ``partition``, ``max_blocks``, ``worker_init`` and
+    ``address``; and ``exclusive`` is heeded, where ctrl_bps_parsl always takes whole nodes.
+    """
+
+    def get_executors(self) -> list[ParslExecutor]:
+        """Return the one executor."""
+        # A site's shell start-up may not know this installation.
+        path = f'export PATH="{Path(sys.executable).parent}{os.pathsep}$PATH"'
+        worker_init = "\n".join([slurm.ANNOUNCEMENT, path, self._setting("worker_init", str, "")])
+        memory, memory_of_a_worker = self._memory()
+        executor = self.make_executor(
+            "slurm",
+            mem_per_node=memory,
+            mem_per_worker=memory_of_a_worker,
+            provider_options={
+                "partition": self._setting("partition", str),
+                "exclusive": self._setting("exclusive", bool, False),
+                "max_blocks": self._setting("max_blocks", int, 1),
+                "worker_init": worker_init,
+                "cmd_timeout": 120,
+            },
+            executor_options={
+                "interchange_launch_cmd": [sys.executable, "-m", "tololo.engine.interchange"],
+                # The default gives the run up when its first block is lost, this one after three in a row.
+                "block_error_handler": windowed_error_handler,
+                "heartbeat_period": 10,
+                "heartbeat_threshold": 60,
+            },
+        )
+        # Parsl asks for a new block; one that Slurm brought back would forget why it was lost.
+        executor.provider.scheduler_options += "#SBATCH --no-requeue\n"
+        return [executor]
+
+    def get_address(self) -> str:
+        """Return the address of this machine that the nodes can reach."""
+        return self._setting("address", str) or super().get_address()
+
+    def get_parsl_config(self) -> Config:
+        """Return Parsl's configuration, in which only what was lost is tried again."""
+        config = super().get_parsl_config()
+        config.retry_handler = retry_cost
+        return config
+
+    def _memory(self) -> tuple[int | None, float]:
+        """Return the memory (GB) of a block's node and of a worker, so that each has what a quantum asks for."""
+        cores = self._setting("cores_per_node", int)
+        wanted = get_bps_config_value(self.config, "requestMemory", int, required=True) / 1024
+        memory = self._setting("mem_per_node", int) or (math.ceil(cores * wanted) if cores else None)
+        return memory, min(wanted, memory) if memory else wanted
+
+    def _setting(self, key: str, kind: type, default: Any = None) -> Any:
+        return get_bps_config_value(self.site, key, kind, default)
+
+
+def retry_cost(exception: Exception, task: Any) -> float:
+    """Return what another try of a job costs: one where its block was lost, more than there is where it failed."""
+    return 1.0 if isinstance(exception, ManagerLost | WorkerLost) else NEVER
+
+
+class SlurmService(ParslService):  # type: ignore[misc]
+    """Parsl's bps service with what Slurm itself can do: cancel the blocks, whoever asks, from wherever.
+
+    The id of a run is its submit folder.
+    """
+
+    def restart(self, out_prefix: str) -> tuple[str, str, str]:
+        """Go on with a run whose driver died; the blocks that it left would work beside the new ones."""
+        slurm.cancel(_run_of(out_prefix))
+        answer: tuple[str, str, str] = super().restart(out_prefix)
+        return answer
+
+    def list_submitted_jobs(self, wms_id: str | None = None, *_: Any, **__: Any) -> list[str]:
+        """Return the submit folder if any of its blocks waits or runs."""
+        return [wms_id] if wms_id and slurm.blocks(_run_of(wms_id)) else []
+
+    def cancel(self, wms_id: str, pass_thru: str | None = None) -> tuple[bool, str]:
+        """Cancel all blocks of a run; tell whether any was there, and if not why."""
+        try:
+            cancelled = slurm.cancel(_run_of(wms_id))
+        except TololoError as error:
+            return False, str(error)
+        return bool(cancelled), "" if cancelled else "it has no block in Slurm"
+
+
+def _run_of(submit_path: str) -> str:
+    """Return the output RUN of a submit folder, from the configuration that bps keeps there."""
+    for path in sorted(Path(submit_path).glob("*_config.yaml")):
+        config = yaml.safe_load(path.read_text())
+        if run := config.get("payload", {}).get("outputRun"):
+            return str(run)
+    raise BadInputError(
+        "This is not a submit folder of bps", submit_path, "name the folder that bps gave as submit dir"
+    )

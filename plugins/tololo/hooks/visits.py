@@ -1,0 +1,197 @@
+"""Visits of exposures that came without: one exposure is one visit.
+
+Ingest of InstCal exposures defines theirs from the WCS of each image. What is defined here is for exposures
+that came another way (raws, a transfer): the sky of each detector follows from the pointing and the camera's
+nominal geometry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tololo.facility.errors import BadInputError
+from tololo.hooks.selection import INSTRUMENT, qualified
+
+if TYPE_CHECKING:
+    from lsst.daf.butler import Butler, DimensionRecord
+    from lsst.sphgeom import ConvexPolygon
+
+PADDING = 300.0
+"""Pixels by which the region of a detector is larger than the CCD: pointings are off by some arcseconds."""
+
+_SHARED = (
+    "physical_filter",
+    "day_obs",
+    "seq_num",
+    "exposure_time",
+    "target_name",
+    "observation_reason",
+    "science_program",
+    "azimuth",
+    "zenith_angle",
+    "timespan",
+)
+
+
+@dataclass(frozen=True)
+class VisitsReport:
+    """What a definition of visits did.
+
+    Attributes
+    ----------
+    defined : `tuple` [`int`, ...]
+        Visits that are new.
+    known : `int`
+        Exposures that had their visit before.
+    skipped : `tuple` [`str`, ...]
+        Exposures that can have none, and why.
+    """
+
+    defined: tuple[int, ...]
+    known: int
+    skipped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{len(self.defined)} visits defined, {self.known} were there" + (
+            f"; none for {'; '.join(self.skipped)}" if self.skipped else ""
+        )
+
+
+def define_visits(butler: Butler, where: str = "", *, dry_run: bool = False) -> VisitsReport:
+    """Define the visits of exposures on the sky, as ``butler define-visits`` does.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        Writeable, unless it is a dry run.
+    where : `str`, optional
+        Which exposures, in the Butler's query language; all unless given.
+    dry_run : `bool`, optional
+        Say what would be defined; write nothing.
+
+    Returns
+    -------
+    report : `VisitsReport`
+
+    Raises
+    ------
+    BadInputError
+        If the condition cannot be understood.
+    """
+    defined = {
+        record.exposure
+        for record in butler.query_dimension_records(
+            "visit_definition", instrument=INSTRUMENT, limit=None, explain=False
+        )
+    }
+    exposures = _exposures(butler, where)
+    new, skipped = [], []
+    for exposure in exposures:
+        if exposure.id in defined:
+            continue
+        if reason := _off_sky(exposure):
+            skipped.append(f"exposure {exposure.id} ({reason})")
+            continue
+        if not dry_run:
+            _define(butler, exposure)
+        new.append(exposure.id)
+    return VisitsReport(tuple(new), len(exposures) - len(new) - len(skipped), tuple(skipped))
+
+
+def nominal_region(detector: int, ra: float, dec: float, padding: float = PADDING) -> ConvexPolygon:
+    """Return the sky that a CCD covers by the camera's nominal geometry.
+
+    Parameters
+    ----------
+    detector : `int`
+        1 to 62.
+    ra, dec : `float`
+        Pointing, ICRS degrees.
+    padding : `float`, optional
+        Pixels to add on each side.
+
+    Returns
+    -------
+    region : `lsst.sphgeom.ConvexPolygon`
+        Hull of the corners and the middles of the sides (the distortion bends them).
+    """
+    import numpy as np
+
+    from tololo.reduction.formats.tract import hull
+    from tololo.reduction.instrument.detectors import HEIGHT, WIDTH, detector_geometry
+
+    x = np.array([-padding - 0.5, (WIDTH - 1) / 2, WIDTH - 0.5 + padding])
+    y = np.array([-padding - 0.5, (HEIGHT - 1) / 2, HEIGHT - 0.5 + padding])
+    grid_x, grid_y = (grid.ravel() for grid in np.meshgrid(x, y))
+    angle = detector_geometry(detector).to_field_angle.apply_forward(x=grid_x, y=grid_y)
+    # The camera does not rotate: +y is east, +x is south.
+    east, north = angle.y, -angle.x
+    distance = np.hypot(east, north)
+    along = np.divide(np.sin(distance), distance, out=np.ones_like(distance), where=distance > 0)
+    east, north, ahead = east * along, north * along, np.cos(distance)
+    sin0, cos0 = np.sin(np.radians(dec)), np.cos(np.radians(dec))
+    return hull(
+        (ra + np.degrees(np.arctan2(east, ahead * cos0 - north * sin0))) % 360,
+        np.degrees(np.arcsin(ahead * sin0 + north * cos0)),
+    )
+
+
+def _exposures(butler: Butler, where: str) -> list[DimensionRecord]:
+    from lsst.daf.butler import InvalidQueryError
+    from lsst.daf.butler.registry import UserExpressionError
+
+    try:
+        return butler.query_dimension_records(
+            "exposure",
+            where=qualified(where),
+            instrument=INSTRUMENT,
+            order_by="exposure",
+            limit=None,
+            explain=False,
+        )
+    except (InvalidQueryError, UserExpressionError) as error:
+        raise BadInputError(
+            f"The data query cannot be understood: {error}",
+            f"where {where!r} on exposures",
+            "write it as the Butler does: exposure.day_obs = 20190401",
+        ) from error
+
+
+def _off_sky(exposure: DimensionRecord) -> str:
+    """Say why an exposure has no visit, or nothing."""
+    if exposure.can_see_sky is False:
+        return str(exposure.observation_type)
+    if exposure.tracking_ra is None or exposure.tracking_dec is None:
+        return "no pointing"
+    return ""
+
+
+def _define(butler: Butler, exposure: DimensionRecord) -> None:
+    """Write the records of a visit, all or none; those that are there stay."""
+    from lsst.sphgeom import ConvexPolygon
+
+    from tololo.reduction.instrument.decam import VISIT_SYSTEM
+    from tololo.reduction.instrument.detectors import detectors
+
+    registry = butler.registry
+    key: dict[str, Any] = {"instrument": INSTRUMENT, "visit": exposure.id}
+    regions = {ccd: nominal_region(ccd, exposure.tracking_ra, exposure.tracking_dec) for ccd in detectors()}
+    corners = [vertex for region in regions.values() for vertex in region.getVertices()]
+    visit = {name: getattr(exposure, name) for name in _SHARED} | {
+        "instrument": INSTRUMENT,
+        "id": exposure.id,
+        "name": exposure.obs_id,
+        "region": ConvexPolygon.convexHull(corners),
+    }
+    with butler.transaction():
+        registry.insertDimensionData("visit", visit, skip_existing=True)
+        registry.insertDimensionData(
+            "visit_system_membership", key | {"visit_system": VISIT_SYSTEM}, skip_existing=True
+        )
+        registry.insertDimensionData(
+            "visit_detector_region",
+            *(key | {"detector": ccd, "region": region} for ccd, region in regions.items()),
+            skip_existing=True,
+        )
+        registry.insertDimensionData("visit_definition", key | {"exposure": exposure.id}, skip_existing=True)

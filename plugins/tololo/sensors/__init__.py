@@ -1,0 +1,1 @@
+"""Sensors: tasks that wait for locks and for what collections contain."""

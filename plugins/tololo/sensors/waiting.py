@@ -1,0 +1,145 @@
+"""What the sensors share: look once, defer, and say what is missing."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferralTimeout,
+)
+
+from tololo.facility.errors import TololoError
+from tololo.facility.waiting import describe
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from tololo.triggers.waiting import Waited, WaitTrigger
+
+MARGIN = timedelta(minutes=5)
+"""How much longer than the sensor Airflow waits, for a triggerer that is away when the time is up."""
+
+
+class FacilitySensor(BaseSensorOperator):
+    """A sensor that looks once in its task, and then waits in the triggerer and holds no worker slot.
+
+    What is missing is named in the log whenever it changes, and is the message when the time is up. What can
+    never be right fails at once. Who does not answer for now is waited for.
+
+    :param deferrable: wait in the triggerer; otherwise in the task, as ``mode`` says.
+    :param poke_interval: time between two looks.
+
+    ``timeout``, ``soft_fail`` and ``mode`` are those of all sensors. Returns how many were found.
+    """
+
+    def __init__(
+        self, *, deferrable: bool = True, poke_interval: timedelta | float = 30, **kwargs: Any
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.deferrable = deferrable
+        self._trigger: WaitTrigger | None = None
+
+    def make_trigger(self, context: Context, deadline: float) -> WaitTrigger:
+        """Return the trigger that looks for what this sensor waits for, until a deadline."""
+        raise NotImplementedError
+
+    def poke(self, context: Context) -> bool:
+        """Look once."""
+        try:
+            if self._trigger is None:
+                self._trigger = self.make_trigger(context, time.time() + self.timeout)
+            return self._trigger.poke()
+        except TololoError as error:
+            raise AirflowFailException(str(error)) from error
+
+    def execute(self, context: Context) -> int:
+        """Look, and wait where it is not there."""
+        try:
+            if not self.deferrable:
+                super().execute(context)
+            elif not self.poke(context):
+                assert self._trigger is not None
+                self.defer(
+                    trigger=self._trigger,
+                    method_name="execute_complete",
+                    timeout=timedelta(seconds=self.timeout) + MARGIN,
+                )
+        except AirflowFailException as error:
+            self._end(context, error)
+        except (AirflowSensorTimeout, AirflowSkipException) as error:
+            self._end(context, error.__cause__ or self._too_late())
+        return self._found()
+
+    def execute_complete(self, context: Context, event: Waited) -> int:
+        """Go on when the trigger has ended."""
+        if event["outcome"] == "ready":
+            self.log.info("It is there: %d found", event["found"])
+            return event["found"]
+        if event["outcome"] == "timeout":
+            self._end(context, self._too_late(event["message"]))
+        self._end(context, AirflowFailException(event["message"]))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the trigger, and keep the reason of a skip, which the parent class replaces."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (AirflowSensorTimeout, AirflowSkipException) as error:
+            reason = error.__cause__ if isinstance(error, AirflowSkipException) else error
+            if isinstance(reason, AirflowSensorTimeout) and isinstance(reason.__cause__, TaskDeferralTimeout):
+                # The triggerer was away when the time was up: look here.
+                if self.poke(context):
+                    return self._found()
+                reason = self._too_late()
+            self._end(context, reason or error)
+
+    def _too_late(self, message: str = "") -> AirflowSensorTimeout:
+        if not message and self._trigger is not None:
+            message = describe(self._trigger.missing, self._trigger.fault)
+        return AirflowSensorTimeout(f"Not there after {self.timeout:g} s, {message}")
+
+    def _end(self, context: Context, reason: BaseException) -> NoReturn:
+        """End the task with a reason: as a skip where failures are soft."""
+        if self.soft_fail or self.never_fail:
+            context["task_state_store"].set("progress", str(reason))
+            raise AirflowSkipException(str(reason)) from None
+        raise reason
+
+    def _found(self) -> int:
+        return self._trigger.found if self._trigger is not None else 0
+
+
+class ButlerSensor(FacilitySensor):
+    """A sensor that asks the Butler one question.
+
+    :param conn_id: connection of the repository (templated).
+    """
+
+    QUESTION = ""
+
+    def __init__(self, *, conn_id: str = "{{ params.repo }}", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+
+    def question_arguments(self, context: Context) -> dict[str, Any]:
+        """Return the arguments of the question, besides the repository."""
+        raise NotImplementedError
+
+    def make_trigger(self, context: Context, deadline: float) -> WaitTrigger:
+        """Return the trigger that asks."""
+        from tololo.hooks.butler import ButlerHook
+        from tololo.triggers.questions import QuestionTrigger
+
+        repository = os.path.abspath(ButlerHook.from_connection(self.conn_id).repository)
+        return QuestionTrigger(
+            question=self.QUESTION,
+            question_arguments={"repository": repository, **self.question_arguments(context)},
+            deadline=deadline,
+            poke_interval=self.poke_interval,
+        )

@@ -1,0 +1,41 @@
+"""The trigger that asks the engine's process of open Butlers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tololo.engine import client
+from tololo.facility.waiting import Answer
+from tololo.triggers.waiting import WaitTrigger
+
+PATIENCE = 60.0
+"""Seconds to wait for one answer."""
+
+
+class QuestionTrigger(WaitTrigger):
+    """Wait until a question is answered with yes.
+
+    :param question: a name in `tololo.engine.questions.QUESTIONS`.
+    :param question_arguments: its arguments, as JSON.
+
+    The other arguments are those of `WaitTrigger`.
+    """
+
+    def __init__(self, *, question: str, question_arguments: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.question = question
+        self.question_arguments = question_arguments
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the question and its arguments."""
+        return {"question": self.question, "question_arguments": self.question_arguments}
+
+    def look(self) -> Answer:
+        """Ask, and wait for the answer."""
+        answer: Answer = client.ask(self.question, PATIENCE, **self.question_arguments)
+        return answer
+
+    async def look_async(self) -> Answer:
+        """Ask, and let others go on until the answer comes."""
+        answer: Answer = await client.ask_async(self.question, PATIENCE, **self.question_arguments)
+        return answer
