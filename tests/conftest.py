@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +18,6 @@ import pytest
 if TYPE_CHECKING:
     from tololo.engine.attempt import Attempt, AttemptState
     from tololo.facility.run import RunRequest
-    from tololo.hooks.bps import BpsHook
     from tololo.simulation.truth import Truth
 
 _HOME = tempfile.TemporaryDirectory(prefix="tololo-tests-")
@@ -44,7 +46,7 @@ class Reduced:
 
 
 def instcal_request(repository: Path, night: int, **changes: Any) -> RunRequest:
-    """What nightly_decam asks of bps."""
+    """What nightly_decam asks of bps, on site local."""
     from tololo.facility.configuration import INCLUDE
     from tololo.facility.run import RunRequest
 
@@ -55,19 +57,47 @@ def instcal_request(repository: Path, night: int, **changes: Any) -> RunRequest:
         step="instcal",
         inputs=["refcats", "skymaps", f"{night}/instcal/raw"],
         where=f"instrument = 'DECam' AND visit.day_obs = {night}",
+        site="local",
     )
     return replace(request, **changes)
 
 
-def wait_for(hook: BpsHook, attempt: Attempt, phases: tuple[str, ...]) -> AttemptState:
-    """Follow an attempt until it is in one of some phases."""
-    started = time.monotonic()
-    while time.monotonic() - started < 600:
-        state = hook.poll(attempt, started)
-        if state is not None and state.phase in phases:
+def wait_for(attempt: Attempt, phases: tuple[str, ...]) -> AttemptState:
+    """Follow an attempt until it is in one of some phases; it may neither end nor lose its driver before."""
+    from tololo.engine.attempt import ENDED
+
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        lost = not attempt.is_alive()
+        state = attempt.state  # read after that: a driver writes its last state and goes
+        if state.phase in phases:
             return state
-        time.sleep(0.05)
+        if lost or state.phase in ENDED:
+            raise AssertionError(f"{attempt.folder} is left in {state}: {attempt.log.read_text()[-2000:]}")
+        time.sleep(0.01)
     raise AssertionError(f"{attempt.folder} is still {attempt.state.phase}")
+
+
+def processes_below(*folders: str) -> list[int]:
+    """Processes whose TOLOLO_HOME lies below one of some folders: engine servers and what they forked."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            environment = path.read_bytes().split(b"\0")
+            if any(f"TOLOLO_HOME={folder}/".encode() in line for folder in folders for line in environment):
+                found.append(int(path.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """End the engine servers of all the homes that tests have made, and what still runs of theirs."""
+    yield
+    while left := processes_below(_HOME.name, str(tmp_path_factory.getbasetemp())):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
@@ -126,4 +156,4 @@ def reduced(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Reduced
     hook = BpsHook(root / "runs")
     request = instcal_request(repository, NIGHT)
     first, second = hook.attach_or_start(request), hook.attach_or_start(request)
-    return Reduced(repository, wait_for(hook, first, ENDED), (first.folder, second.folder))
+    return Reduced(repository, wait_for(first, ENDED), (first.folder, second.folder))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import CronPartitionTimetable, Param
+from airflow.sdk import BaseHook, CronPartitionTimetable, Param
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from tololo.facility.configuration import INCLUDE, TEMPLATE_TYPES, facility
 from tololo.facility.errors import BadInputError
@@ -250,6 +252,47 @@ def pipeline_file(name: str) -> str:
     if name.startswith(("/", "$", "~")) or "://" in name:
         return name
     return str(PIPELINES.parent / name)
+
+
+def step_of(pipeline: str) -> str:
+    """Return the name of a step: the subset of a pipeline, else the name of its file."""
+    file, _, subset = pipeline.partition("#")
+    name = subset or Path(file).stem
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+
+
+def collection_list(names: str) -> list[str]:
+    """Split names of collections at commas.
+
+    Raises
+    ------
+    BadInputError
+        One is a pattern: its matches would have no order.
+    """
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if patterns := [name for name in found if set(name) & set("*?[]")]:
+        raise BadInputError(
+            f"An input is a pattern: {', '.join(patterns)}",
+            "input collections",
+            "name collections, in the order in which they are to be searched",
+        )
+    return found
+
+
+def repository_of(conn_id: str) -> str:
+    """Return the repository that a connection names.
+
+    Raises
+    ------
+    BadInputError
+        There is no such connection.
+    """
+    try:
+        return str(BaseHook.get_connection(conn_id).host)
+    except AirflowNotFoundException:
+        raise BadInputError(
+            f"There is no connection {conn_id!r}", "param repo", "name one of Admin, Connections"
+        ) from None
 
 
 def config_overrides(params: Mapping[str, Any]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from tololo.facility.locks import LockOwner, Policy
 
 Make = Callable[[LockOwner], Lock]
 
+ENOUGH, PATIENCE = 20, 300.0
 _REAL = {name: getattr(os, name) for name in ("symlink", "readlink", "unlink", "write", "open", "kill")}
 STEPS = ("open", "read", "pwrite", "fsync", "link", "rename", "unlink", "stat", "scandir", "utime")
 
@@ -45,33 +46,39 @@ def fight(
     policy: Policy = "never",
     kills_per_second: float = 0.0,
     jitter: float = 0.0,
+    pause: float = 0.01,
 ) -> Fight:
-    """Let processes fight; at the end all of them are gone.
+    """Let processes fight so long, and until the lock has been held a few times; then all are gone.
 
     ``jitter`` is the most that a process sleeps before each call to the file system, seconds, so that others
-    come between any two of them.
+    come between any two of them; ``pause`` is the most that it waits before it tries again.
     """
     began = time.monotonic()
-    deadline = began + seconds
-    fighters = {_fork(make, folder, deadline, policy, jitter) for _ in range(processes)}
-    killed = 0
+
+    def fork() -> int:
+        return _fork(folder, jitter, lambda: _contend(make, folder, policy, pause))
+
+    fighters = {fork() for _ in range(processes)}
+    kills, killed = 0, set[int]()
     chance = random.Random(1)
-    while time.monotonic() < deadline:
+    while (spent := time.monotonic() - began) < seconds or (_holdings(folder) < ENOUGH and spent < PATIENCE):
         time.sleep(0.005)
-        while killed < kills_per_second * (time.monotonic() - began):
+        while kills < kills_per_second * spent:
             # mostly the one that holds the lock: that is what must be survived
             victim = _holder(folder) if chance.random() < 0.7 else chance.choice(sorted(fighters))
             if victim in fighters:
                 _REAL["kill"](victim, signal.SIGKILL)
                 os.waitpid(victim, 0)
                 fighters.remove(victim)
-                fighters.add(_fork(make, folder, deadline, policy, jitter))
-            killed += 1
+                killed.add(victim)
+                fighters.add(fork())
+            kills += 1
+    (folder / "stop").touch()
     for fighter in fighters:
         _, status = os.waitpid(fighter, 0)
         if status:
             _say(folder / "violations", f"process {fighter} ended with status {status}")
-    return _verdict(folder)
+    return _verdict(folder, killed)
 
 
 def is_running(owner: LockOwner) -> str:
@@ -91,7 +98,7 @@ def _holder(folder: Path) -> int:
         return 0
 
 
-def _fork(make: Make, folder: Path, deadline: float, policy: Policy, jitter: float) -> int:
+def _fork(folder: Path, jitter: float, contend: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -99,7 +106,7 @@ def _fork(make: Make, folder: Path, deadline: float, policy: Policy, jitter: flo
             random.seed(os.getpid())
             if jitter:
                 _dawdle(jitter)
-            _contend(make, folder, deadline, policy)
+            contend()
             code = 0
         except BaseException:
             _say(folder / "violations", traceback.format_exc().replace("\n", " | "))
@@ -108,14 +115,14 @@ def _fork(make: Make, folder: Path, deadline: float, policy: Policy, jitter: flo
     return pid
 
 
-def _contend(make: Make, folder: Path, deadline: float, policy: Policy) -> None:
+def _contend(make: Make, folder: Path, policy: Policy, pause: float) -> None:
     this, count = f"{os.getpid()}-{process_started(os.getpid())}", 0
-    while time.monotonic() < deadline:
+    while not os.path.lexists(folder / "stop"):
         count += 1
         run = f"{this}-{count}"
         lock = make(LockOwner("fight", run, facility="ring"))
         if not lock.try_acquire(policy, is_running):
-            time.sleep(random.uniform(0, 0.01))
+            time.sleep(random.uniform(0, pause))
             continue
         _enter(folder, run)
         for _ in range(random.choice((0, 0, 1, 3))):
@@ -143,12 +150,15 @@ def _enter(folder: Path, run: str) -> None:
 
 def _dawdle(longest: float) -> None:
     for name in STEPS:
+        setattr(os, name, _late(getattr(os, name), longest))
 
-        def late(*args: object, real: Callable[..., object] = getattr(os, name), **options: object) -> object:
-            time.sleep(random.uniform(0, longest) if random.random() < 0.5 else 0)
-            return real(*args, **options)
 
-        setattr(os, name, late)
+def _late(real: Callable[..., object], longest: float) -> Callable[..., object]:
+    def call(*args: object, **options: object) -> object:
+        time.sleep(random.uniform(0, longest) if random.random() < 0.5 else 0)
+        return real(*args, **options)
+
+    return call
 
 
 def _say(path: Path, line: str) -> None:
@@ -157,7 +167,12 @@ def _say(path: Path, line: str) -> None:
     os.close(file)
 
 
-def _verdict(folder: Path) -> Fight:
+def _holdings(folder: Path) -> int:
+    log = folder / "log"
+    return log.read_text().count(" end ") if log.exists() else 0
+
+
+def _verdict(folder: Path, killed: set[int]) -> Fight:
     noted = folder / "violations"
     violations = noted.read_text().splitlines() if noted.exists() else []
     events = [line.split() for line in (folder / "log").read_text().splitlines()]
@@ -167,7 +182,7 @@ def _verdict(folder: Path) -> Fight:
         if int(when) < since:
             violations.append(f"{run}: {what} at {when} is noted after {since}")
         if what == "begin":
-            if inside and _lives(inside):
+            if inside and int(inside.partition("-")[0]) not in killed:
                 violations.append(f"{run} began while {inside} held the lock")
             inside = run
         elif run != inside:

@@ -49,6 +49,22 @@ class CalibratedTask(pipe_base.PipelineTask):
         return pipe_base.Struct(answer=number)
 
 
+class PairConnections(NumberConnections, dimensions=DIMENSIONS):
+    other = ct.Input(doc="In.", name="small_other", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
+
+
+class PairConfig(pipe_base.PipelineTaskConfig, pipelineConnections=PairConnections):
+    pass
+
+
+class PairTask(pipe_base.PipelineTask):
+    ConfigClass = PairConfig
+    _DefaultName = "pair"
+
+    def run(self, number: Any, other: Any) -> pipe_base.Struct:
+        return pipe_base.Struct(answer={"number": number["number"] + other["number"]})
+
+
 class HalfConfig(pipe_base.PipelineTaskConfig, pipelineConnections=NumberConnections):
     pass
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lsst.daf.butler import Butler, CollectionType
+from lsst.daf.butler import Butler, CollectionType, DatasetType
 
 from tololo.engine.empty import split_terms
 from tololo.engine.graph import build_graph
@@ -288,6 +288,27 @@ def test_no_calibrations(ten: Path, tmp_path: Path) -> None:
     assert "calibrated needs small_bias for {instrument: 'DECam', detector: " in caught.value.what
     assert "and there is none in drill/numbers" in caught.value.what
     assert "certify" in caught.value.remedy
+
+
+def test_inputs_that_do_not_belong_together(ten: Path, tmp_path: Path) -> None:
+    repository = shutil.copytree(ten, tmp_path / "repository")
+    with Butler.from_config(str(repository), writeable=True, run="others") as butler:
+        kind = DatasetType(
+            "small_other",
+            ("instrument", "visit", "detector"),
+            "StructuredDataDict",
+            universe=butler.dimensions,
+        )
+        butler.registry.registerDatasetType(kind)
+        butler.put({"number": 1}, kind, instrument="DECam", visit=FIRST_VISIT, detector=60)
+    pipeline = tmp_path / "pair.yaml"
+    pipeline.write_text("description: pair\ntasks:\n  pair: {class: engine.small_tasks.PairTask}\n")
+    request = drill_request(repository, pipeline=str(pipeline), inputs=[INPUTS, "others"], where="")
+    with Butler.from_config(request.repository) as butler, pytest.raises(NothingToDoError) as caught:
+        build_graph(request, butler, RUN, tmp_path / "a.qg")
+    assert "are there, but not for the same data IDs" in caught.value.what
+    assert "drill_number" in caught.value.what
+    assert "small_other" in caught.value.what
 
 
 def test_what_an_earlier_step_has_not_made(ten: Path, tmp_path: Path) -> None:

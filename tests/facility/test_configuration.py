@@ -39,7 +39,7 @@ def test_what_is_shipped_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cores: 2", "cores: two", "cores", "'two' is not of type 'integer'"),
         ("cores: 2", "cores: 0", "cores", "less than the minimum"),
         ("registry: postgresql", "registry: oracle", "registry", "'oracle' is not one of"),
-        ("site: parsl", "site: my site", "site", "does not match"),
+        ("site: parsl", "site: my site", "site", "'my site' is not one of"),
         ("  type: meanclip", "  type: best", "templates.type", "'best' is not one of"),
         ('  subset: "2019"', "  subset: 2019", "templates.subset", "2019 is not of type 'string'"),
         (

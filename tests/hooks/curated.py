@@ -35,7 +35,9 @@ def build(folder: Path, **plan: Any) -> Path:
         for run in (OLD, NEW):
             butler.collections.register(run)
             for detector in DETECTORS:
-                butler.put({"level": detector, "run": run}, "bias", instrument="DECam", detector=detector, run=run)
+                butler.put(
+                    {"level": detector, "run": run}, "bias", instrument="DECam", detector=detector, run=run
+                )
         butler.put({"text": "dark"}, "notes", instrument="DECam", detector=1, run=OLD)
     return folder
 

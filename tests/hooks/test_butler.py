@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
-from lsst.daf.butler import Butler
 
 from real_data import FIELD, needs
-from tololo.facility.errors import BadInputError
+from tololo.facility.errors import BadInputError, UnavailableError
 from tololo.hooks.bootstrap import BootstrapPlan, bootstrap
 from tololo.hooks.butler import ButlerHook
 
@@ -54,13 +54,22 @@ def test_ingest_counts_and_chains(hook: ButlerHook) -> None:
     assert hook.ingest_instcal(FIELD).datasets == 0
 
 
-def test_prune_takes_runs_only(hook: ButlerHook) -> None:
-    with hook.open(writeable=True) as butler:
-        for run in ("n/p/s/20260101T000000Z", "n/p/s/20260102T000000Z"):
-            butler.collections.register(run)
-    hook.write_chain("n", None, ["refcats"])
-    with pytest.raises(BadInputError, match="'n' is a CHAINED"):
-        hook.prune(["n/p/s/20260101T000000Z", "n"])
-    assert hook.prune(["n/p/s/20260101T000000Z", "n/absent"]) == ["n/p/s/20260101T000000Z"]
-    with Butler.from_config(hook.repository) as butler:
-        assert butler.collections.get_info("n").children == ("n/p/s/20260102T000000Z", "refcats")
+def test_errors_of_a_session_are_the_facilitys(hook: ButlerHook, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"nowhere.*What to do"), hook.session() as butler:
+        butler.collections.get_info("nowhere")
+    with pytest.raises(BadInputError, match="detektor"), hook.session() as butler:
+        butler.query_datasets("instcal_image", "DECam/instcal/all", where="detektor = 1")
+    with pytest.raises(BadInputError, match=r"no\.yaml"), hook.session() as butler:
+        (tmp_path / "no.yaml").read_text()
+    with pytest.raises(UnavailableError, match="disk cannot be used"), hook.session():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ZeroDivisionError), hook.session():
+        _ = 1 / 0
+    with pytest.raises(BadInputError, match="repo_bootstrap"), ButlerHook(tmp_path / "absent").session():
+        pass
+
+
+def test_a_database_that_is_gone_is_away_for_now(hook: ButlerHook) -> None:
+    (Path(hook.repository) / "gen3.sqlite3").unlink()
+    with pytest.raises(UnavailableError, match="does not answer"), hook.session():
+        pass

@@ -29,10 +29,17 @@ class TaskInstance:
     task_id: str = "task"
     map_index: int = -1
     try_number: int = 1
+    max_tries: int = 1
+    start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
+    stats_tags: dict[str, str] = field(default_factory=dict)
     xcoms: dict[str, Any] = field(default_factory=dict)
+    pushed: dict[str, Any] = field(default_factory=dict)
 
     def xcom_pull(self, task_ids: str, **_: Any) -> Any:
         return self.xcoms.get(task_ids)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
 
 
 COMMON = {

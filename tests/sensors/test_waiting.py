@@ -43,7 +43,7 @@ def test_what_is_not_there_is_waited_for_in_the_triggerer(repository: Path) -> N
 
 def test_the_message_of_a_time_out_names_what_is_missing(repository: Path) -> None:
     sensor, filled = make(CollectionSensor, collections="skymaps,absent", timeout=0.5)
-    with pytest.raises(AirflowSensorTimeout, match=r"Not there after 0\.5 s") as caught:
+    with pytest.raises(AirflowSensorTimeout, match=r"Waited 0\.5 s in vain") as caught:
         resume(sensor, filled, deferred(sensor, filled))
     assert MISSING in str(caught.value)
 

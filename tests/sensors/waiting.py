@@ -57,3 +57,11 @@ def resume(sensor: FacilitySensor, filled: dict[str, Any], stopped: TaskDeferred
     """Run the trigger of a sensor and let the sensor go on."""
     event = asyncio.run(only_event(rebuilt(stopped.trigger)))
     return sensor.resume_execution(stopped.method_name, {"event": event}, filled)
+
+
+def finish(sensor: FacilitySensor, filled: dict[str, Any]) -> Any:
+    """Execute a sensor to its end, whether it has to wait or not."""
+    try:
+        return sensor.execute(filled)
+    except TaskDeferred as stopped:
+        return resume(sensor, filled, stopped)

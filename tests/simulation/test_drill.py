@@ -170,7 +170,7 @@ def child_exit(faults: Path, journal: Path | None = None, megabytes: int = 0) ->
 def test_a_killed_quantum_dies_of_the_signal(tmp_path: Path) -> None:
     faults = write_faults(tmp_path / "faults", kill=[3])
     assert child_exit(faults) == -signal.SIGKILL
-    assert child_exit(write_faults(faults, kill={"3": 11})) == -signal.SIGSEGV
+    assert child_exit(write_faults(faults, kill={"3": 15})) == -signal.SIGTERM
     assert child_exit(write_faults(faults, kill=[4])) is not None
     assert child_exit(faults) != -signal.SIGKILL
 

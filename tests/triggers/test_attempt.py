@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,20 +56,20 @@ def fired(trigger: AttemptTrigger) -> dict[str, Any]:
 
 
 def test_it_fires_when_the_attempt_ends_and_logs_how_it_went(
-    attempt: Attempt, driver: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+    attempt: Attempt, driver: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def follow() -> dict[str, Any]:
         waiting = asyncio.create_task(first_event(AttemptTrigger(str(attempt.folder), relaunches=2)))
-        while "a 0 of 3" not in caplog.text:
-            assert not waiting.done()
+        said = ""
+        while "a 0 of 3" not in said:
             await asyncio.sleep(0.01)
+            said += capsys.readouterr().out
         record(attempt, driver, phase="done", expected={"a": 3}, finished={"a": 2}, failed={"a": 1})
-        return await asyncio.wait_for(waiting, 60)
+        return await waiting
 
-    with caplog.at_level(logging.INFO):
-        event = asyncio.run(follow())
+    event = asyncio.run(asyncio.wait_for(follow(), 60))
     assert event == {"standing": "ended", "folder": str(attempt.folder), "relaunches": 2}
-    assert "done: a 2 of 3, 1 failed" in caplog.text
+    assert "done: a 2 of 3, 1 failed" in capsys.readouterr().out
 
 
 def test_it_fires_when_the_driver_is_killed(attempt: Attempt, driver: subprocess.Popen[bytes]) -> None:

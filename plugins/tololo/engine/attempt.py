@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tololo.engine import warm
 from tololo.facility.run import RunRequest, write_json
 
 LIVE = ("starting", "building", "built", "submitted", "judging")
@@ -115,7 +116,13 @@ class Attempt:
             except BlockingIOError:
                 yield False
                 return
-            yield True
+            # Nor does what is forked meanwhile hold on to it: a runner outlives its driver.
+            warm.KEPT_FROM_CHILDREN.append(lock.fileno())
+            try:
+                yield True
+            finally:
+                with contextlib.suppress(ValueError):
+                    warm.KEPT_FROM_CHILDREN.remove(lock.fileno())
 
     def is_alive(self) -> bool:
         """Tell whether the driver that recorded this state still runs (and is not another with its pid)."""

@@ -29,8 +29,7 @@ COLD_START = 120.0
 
 def engine_folder(home: Path | None = None) -> Path:
     """Return the folder of this machine's engine server below a facility's home."""
-    home = home or Path(os.environ.get("TOLOLO_HOME") or "var").resolve()
-    return home / "engine" / socket.gethostname()
+    return (home or _home()) / "engine" / socket.gethostname()
 
 
 def ask(question: str, timeout: float = 60.0, **arguments: Any) -> Any:
@@ -67,7 +66,7 @@ def call(message: dict[str, Any], timeout: float = 60.0) -> Any:
         ensure_server()
         try:
             reply = _exchange(message, timeout)
-        except (ConnectionError, FileNotFoundError):
+        except (ConnectionError, FileNotFoundError, BlockingIOError):
             reply = None
         if reply is not None and not reply.get("again"):
             return _unpack(reply)
@@ -121,9 +120,15 @@ def ensure_server() -> None:
     if is_up():
         return
     folder = engine_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
-    with open(log, "ab") as output:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        output = open(log, "ab")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UnavailableError(
+            f"The engine server has no place: {error.strerror}", str(folder), "set TOLOLO_HOME"
+        ) from error
+    with output:
         # Of several that start at once all but one end by themselves.
         process = subprocess.Popen(
             SERVER,
@@ -151,7 +156,12 @@ def job_environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     # Fresh pages for each large array cost a fifth of the time; keep what was freed.
     malloc = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
-    return os.environ | threads | malloc | {"PATH": path}
+    # Absolute, since these processes work in folders of their own.
+    return os.environ | threads | malloc | {"PATH": path, "TOLOLO_HOME": str(_home())}
+
+
+def _home() -> Path:
+    return Path(os.environ.get("TOLOLO_HOME") or "var").resolve()
 
 
 @contextlib.contextmanager

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tololo.engine.attempt import ENDED, Attempt, AttemptState, this_process
+from tololo.engine.locks import LockKeeper, from_ticket
 from tololo.engine.progress import ProgressWatch, count_finished
 from tololo.facility.errors import NothingToDoError, TololoError, UnavailableError
+from tololo.facility.failures import is_retriable
 from tololo.facility.run import RunOutcome, RunRequest, empty_labels
 
 if TYPE_CHECKING:
@@ -43,20 +45,13 @@ def drive(attempt: Attempt) -> AttemptState:
         state.pid, state.pid_started = this_process()
         state.drivers += 1
         attempt.record(state)
+        if attempt.is_cancelled:
+            return state  # before there was a driver that could be ended
         try:
             _drive(attempt, state)
-        except TololoError as error:
-            state.phase = "empty" if isinstance(error, NothingToDoError) else "error"
-            state.error = _error(error)
-            _log.error("%s", error)
         except Exception as error:
-            _log.error("%s", traceback.format_exc())
-            state.phase = "error"
-            state.error = {
-                "what": f"{type(error).__name__}: {error}",
-                "where": str(attempt.log),
-                "remedy": "read the log; clear the task to try again",
-            }
+            state.phase = "empty" if isinstance(error, NothingToDoError) else "error"
+            state.error = _error(error, attempt.log)
         attempt.record(state)
         return state
 
@@ -67,38 +62,50 @@ def _drive(attempt: Attempt, state: AttemptState) -> None:
     began = time.monotonic()
     request = attempt.request
     submission = Submission(request, attempt.submit_path)
-    if state.phase in ("starting", "building"):
-        for earlier in attempt.earlier():
-            settle(earlier)
-        _build(attempt, request, state)
-    if state.phase in ("built", "submitted"):
-        _run(attempt, request, state, submission)
-    if state.phase == "judging":
-        _judge(attempt, request, state, submission)
-        state.outcome["seconds"] = round(time.monotonic() - began, 2)
-        state.phase = "done"
+    locks = [from_ticket(ticket) for ticket in request.locks]
+    # Whoever has lost a lock works on what is another's: the run is cut off.
+    with LockKeeper(locks, on_lost=lambda _: submission.cancel()) as keeper:
+        if state.phase in ("starting", "building"):
+            for earlier in attempt.earlier():
+                settle(earlier)
+            _build(attempt, request, state)
+        if state.phase in ("built", "submitted"):
+            _run(attempt, request, state, submission)
+        if state.phase == "judging":
+            _judge(attempt, request, state, submission)
+            state.outcome["seconds"] = round(time.monotonic() - began, 2)
+            state.phase = "done"
+        keeper.check()
 
 
 def settle(attempt: Attempt) -> None:
     """Bring an attempt to its end that will not be gone on with: what it has finished becomes the next one's.
 
-    Nothing of it runs afterwards. An attempt that is being driven, or has ended, is left alone.
+    Nothing of it runs afterwards. An attempt that is being driven, or has been judged, is left alone.
     """
     from tololo.engine.submission import Submission
 
     with attempt.claimed() as mine:
         state = attempt.state
-        if not mine or state.phase in ENDED:
+        # The database may have gone when the quanta were done: there is an error, and no outcome.
+        unjudged = state.phase == "error" and attempt.submit_path.exists() and not state.outcome
+        if not mine or (state.phase in ENDED and not unjudged):
             return
         _log.info("settling attempt %s, left in phase %s", attempt.folder.name, state.phase)
         if state.phase in ("starting", "building"):
-            state.phase, state.error = "error", _error(UnavailableError("It was left before it ran anything"))
+            left = UnavailableError("It was left before it ran anything")
+            state.phase, state.error = "error", _error(left, attempt.log)
         else:
             submission = Submission(attempt.request, attempt.submit_path)
             submission.cancel()
-            state.phase = "judging"
-            _judge(attempt, attempt.request, state, submission)
-            state.phase = "done"
+            try:
+                _judge(attempt, attempt.request, state, submission)
+                state.phase, state.error = "done", {}
+            except Exception as error:
+                state.phase, state.error = "error", _error(error, attempt.log)
+                if is_retriable(f"{type(error).__name__}: {error}"):
+                    raise
+                # What cannot be read ever again holds nobody up: its quanta are run once more.
         attempt.record(state)
 
 
@@ -140,13 +147,11 @@ def _run(attempt: Attempt, request: RunRequest, state: AttemptState, submission:
         submission.make(state.run, attempt.graph)
         state.phase = "submitted"
         attempt.record(state)
-        follow = submission.follow
     else:
         _log.info("taking up the run %s that an earlier driver submitted", state.run)
         state.phase = "submitted"
-        follow = submission.resume
     with ProgressWatch(lambda: count_finished(folder, state.expected), report):
-        follow()
+        submission.follow()
     state.phase = "judging"
     report(*count_finished(folder, state.expected))
 
@@ -199,5 +204,13 @@ def run_folder(repository: str, run: str) -> Path:
     return (root if root.is_dir() else root.parent) / run
 
 
-def _error(error: TololoError) -> dict[str, str]:
-    return {"what": error.what, "where": error.where, "remedy": error.remedy}
+def _error(error: Exception, log: Path) -> dict[str, str]:
+    if isinstance(error, TololoError):
+        _log.error("%s", error)
+        return {"what": error.what, "where": error.where, "remedy": error.remedy}
+    _log.error("%s", traceback.format_exc())
+    return {
+        "what": f"{type(error).__name__}: {error}",
+        "where": str(log),
+        "remedy": "read the log; clear the task to try again",
+    }

@@ -138,11 +138,6 @@ def _run_again(skeleton: QuantumGraphSkeleton, quantum: QuantumKey) -> list[Data
     return outputs
 
 
-def count_done(request: RunRequest, butler: Butler) -> int:
-    """Count the quanta of this request that earlier attempts did."""
-    return sum(past.good for quanta in history(butler, request).values() for past in quanta.values())
-
-
 def read_pipeline(request: RunRequest) -> PipelineGraph:
     """Read the pipeline of a request, with the request's configuration.
 

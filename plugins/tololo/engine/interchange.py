@@ -1,7 +1,7 @@
 """Parsl's interchange, which ends with the driver that started it.
 
-Parsl leaves it behind when the driver is killed: it would go on handing queued jobs to the blocks, and the blocks would
-then wait on it until their time is over. Without it they end by themselves (``heartbeat_threshold``).
+Parsl leaves it behind when the driver is killed: it would go on handing queued jobs to the blocks, and the
+blocks would then wait on it until their time is over. Without it they end by themselves.
 """
 
 from __future__ import annotations

@@ -105,6 +105,11 @@ class Lock(ABC):
     def _remove(self, record: LockRecord, *, unchanged: bool) -> bool:
         """Remove the lock with this token; with ``unchanged`` only if its heartbeat is still this one."""
 
+    def _look(self) -> tuple[LockRecord | None, datetime]:
+        """Return what the lock says, and the time."""
+        record = self.holder()
+        return record, self.now() if record else datetime.now(UTC)
+
     def status(self, ask: AskRun | None = None) -> LockStatus:
         """Return how the lock stands.
 
@@ -113,10 +118,9 @@ class Lock(ABC):
         ask : callable, optional
             Tells the state of the owner's DAG run; without it only the heartbeat counts.
         """
-        record = self.holder()
+        record, now = self._look()
         if record is None:
             return LockStatus(self.name, None, Verdict.FREE, "free")
-        now = self.now()
         state = None
         if ask is not None and record.owner is not None and (is_silent(record, now) or not record.kept):
             state = ask(record.owner)

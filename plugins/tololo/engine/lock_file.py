@@ -126,7 +126,8 @@ class FileLock(Lock):
                 if _parse(before, file).token != record.token:
                     return False
                 text = replace(record, heartbeat=_touched(file)).text(len(before))
-                os.pwrite(file, text.encode(), 0)
+                if os.pwrite(file, text.encode(), 0) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file)
             finally:
                 os.close(file)
@@ -243,6 +244,7 @@ class FileLock(Lock):
             try:
                 found = _look(path)
             except FileNotFoundError:
+                os.stat(self.path.parent)  # where the folder itself is away, nothing is known
                 return None
             if found[1].owner is not None or not found[0]:
                 break

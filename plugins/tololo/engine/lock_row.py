@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -74,19 +74,19 @@ class RowLock(Lock):
 
     def holder(self) -> LockRecord | None:
         """Return what the lock says."""
+        return self._look()[0]
+
+    def _look(self) -> tuple[LockRecord | None, datetime]:
         from psycopg.errors import UndefinedTable
 
-        with self._connected() as connection:
-            try:
-                row = connection.execute(
-                    f"SELECT {_FIELDS} FROM {TABLE} WHERE name = %s", [self.name]
-                ).fetchone()
-            except UndefinedTable:
-                return None
+        statement = f"SELECT clock_timestamp(), {_FIELDS} FROM {TABLE} WHERE name = %s"
+        row = None
+        with self._connected() as connection, suppress(UndefinedTable):
+            row = connection.execute(statement, [self.name]).fetchone()
         if row is None:
-            return None
-        since, heartbeat, owner, *others = row
-        return LockRecord(since.astimezone(UTC), heartbeat.astimezone(UTC), LockOwner(**owner), *others)
+            return None, datetime.now(UTC)
+        now, since, heartbeat = (moment.astimezone(UTC) for moment in row[:3])
+        return LockRecord(since, heartbeat, LockOwner(**row[3]), *row[4:]), now
 
     def now(self) -> datetime:
         """Return the database's time."""

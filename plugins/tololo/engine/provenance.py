@@ -143,8 +143,9 @@ def _verdict(failure: Mapping[str, Any] | None) -> tuple[Rule, str]:
         return BY_NAME["lost worker"], "its process ended without a word (killed?)"
     tries = f"{failure['tries']} tries" if failure["tries"] != 1 else "1 try"
     sign, code = failure["signal"], failure["exit"]
-    by = f"was killed by {_signal_name(sign)}" if sign else f"ended with exit code {code}"
-    rule, text = "lost worker", f"its process {by} without a word"
+    killed = f"killed by {_signal_name(sign)}" if sign else ""
+    ended = f"was {killed}" if killed else f"ended with exit code {code}"
+    rule, text = "lost worker", f"its process {ended} without a word"
     match failure["reason"]:
         case "memory":
             peak, allowed = failure["peak_mb"], failure["memory_mb"]
@@ -154,7 +155,7 @@ def _verdict(failure: Mapping[str, Any] | None) -> tuple[Rule, str]:
         case "cancelled":
             rule, text = "cancelled", "cancelled before it had ended"
         case "lost":
-            rule, text = "lost worker", f"its worker was lost ({by})" if sign else "its worker was lost"
+            rule, text = "lost worker", f"its worker was lost{f' ({killed})' if killed else ''}"
         case "exit" if code == 2:
             rule, text = "configuration", "its command line was refused (exit code 2)"
     return BY_NAME[rule], f"{text}, {tries}"
@@ -271,5 +272,5 @@ def _no_work_reason(butler: Butler, run: str, label: str, data_id: DataCoordinat
     """Return why a quantum had no data, by its log; nothing for one whose inputs were not made."""
     ref = butler.find_dataset(f"{label}_log", data_id, collections=run)
     messages = [record.message for record in butler.get(ref)] if ref is not None else []
-    found = [message.partition(_NO_WORK)[2] for message in messages if _NO_WORK in message]
+    found = [message.partition(_NO_WORK)[2].rstrip(".") for message in messages if _NO_WORK in message]
     return [reason for reason in found[:1] if reason]

@@ -20,15 +20,19 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tololo.engine import warm
-from tololo.engine.client import engine_folder
+from tololo.engine.client import SERVER, engine_folder, is_up
 from tololo.facility.errors import TololoError
 
 IDLE = 600.0
 """Seconds without a request after which a server that was started on demand goes."""
+
+HANGING = 120.0
+"""Seconds after which a question that is not answered ends the process that holds all others up with it."""
 
 _log = logging.getLogger("tololo.server")
 
@@ -40,33 +44,42 @@ class Server:
     ----------
     folder : `pathlib.Path`
         Holds ``server.sock``, ``server.log`` and ``server.lock``.
+    lock : `int`
+        File descriptor of the lock that makes it the only one.
     stay : `bool`
         Do not go when idle.
     """
 
-    def __init__(self, folder: Path, stay: bool) -> None:
+    def __init__(self, folder: Path, lock: int, stay: bool) -> None:
         self._folder = folder
+        self._lock = lock
         self._stay = stay
         self._asked = time.monotonic()
         self._running = True
         self._questions: tuple[int, socket.socket] | None = None
 
-    def serve(self) -> None:
+    def listen(self) -> socket.socket:
+        """Make the socket."""
+        os.chdir(self._folder)  # a socket's path must be short
+        Path("server.sock").unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("server.sock")
+        os.chmod("server.sock", 0o600)
+        listener.listen(4096)
+        return listener
+
+    def serve(self, listener: socket.socket) -> None:
         """Answer until told to stop, idle for long, or the folder is gone."""
         path = self._folder / "server.sock"
-        path.unlink(missing_ok=True)
-        os.chdir(self._folder)  # a socket's path must be short
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind("server.sock")
-            os.chmod("server.sock", 0o600)
-            listener.listen(256)
+        with listener:
+            listener.set_inheritable(False)
             inode = path.stat().st_ino
             signal.signal(signal.SIGTERM, self._stop)
             _log.info("ready, pid %d", os.getpid())
             steps = warm.steps()
+            warming = True
             while self._running:
-                step = next(steps, None)
-                ready, _, _ = select.select([listener], [], [], 0.0 if step else 1.0)
+                ready, _, _ = select.select([listener], [], [], 0.0 if warming else 1.0)
                 self._reap()
                 if ready:
                     self._asked = time.monotonic()
@@ -74,8 +87,7 @@ class Server:
                     self._answer(connection, listener)
                 elif self._is_over(path, inode):
                     break
-                if step:
-                    step()
+                warming = warming and _take(steps)
             with contextlib.suppress(OSError):
                 if path.stat().st_ino == inode:
                     path.unlink()
@@ -115,8 +127,8 @@ class Server:
                 self._reply(connection, {"answer": self._do(message, connection, listener, line)})
             except _AnsweredElsewhere:
                 return
-            except (OSError, ValueError, KeyError) as error:
-                _log.warning("a request failed: %r", error)
+            except Exception:  # whatever somebody sends, the others' server goes on
+                _log.exception("a request failed")
 
     def _do(
         self, message: dict[str, Any], connection: socket.socket, listener: socket.socket, line: bytes
@@ -142,6 +154,7 @@ class Server:
     def _fork_driver(
         self, message: dict[str, Any], connection: socket.socket, listener: socket.socket
     ) -> int:
+        gc.freeze()  # what is there stays; a child need not look through it
         pid = os.fork()
         if pid:
             return pid
@@ -164,10 +177,16 @@ class Server:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             pid = os.fork()
             if pid == 0:
-                ours.close()
-                self._leave(connection, listener)
-                warm.detach(str(self._folder / "questions.log"))
-                warm.leave(_answer_questions(theirs))
+                code = 1
+                try:
+                    ours.close()
+                    self._leave(connection, listener)
+                    warm.detach(str(self._folder / "questions.log"))
+                    code = _answer_questions(theirs)
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    warm.leave(code)
             theirs.close()
             self._questions = pid, ours
         try:
@@ -185,10 +204,25 @@ class Server:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _renew(self, listener: socket.socket) -> None:
-        listener.close()
+        """Become a new server; who asks meanwhile waits at the same socket."""
         if self._questions:
             os.kill(self._questions[0], signal.SIGKILL)
-        os.execv(sys.executable, [sys.executable, "-m", "tololo.engine.server", *sys.argv[1:]])
+        kept = (self._lock, listener.fileno())
+        for number in kept:
+            os.set_inheritable(number, True)
+        stay = ["--stay"] if self._stay else []
+        os.execv(sys.executable, [*SERVER, *stay, "--inherit", *map(str, kept)])
+
+
+def _take(steps: Iterator[Callable[[], Any]]) -> bool:
+    """Take one step of warming up; false when there is no more. One that fails concerns whoever needs it."""
+    try:
+        if (step := next(steps, None)) is None:
+            return False
+        step()
+    except Exception:
+        _log.exception("this is not held warm")
+    return True
 
 
 class _AnsweredElsewhere(Exception):
@@ -206,6 +240,7 @@ def _answer_questions(inbox: socket.socket) -> int:
         with socket.socket(fileno=files[0]) as connection:
             reply: dict[str, Any]
             message = json.loads(line)
+            signal.setitimer(signal.ITIMER_REAL, HANGING)
             try:
                 reply = {"answer": QUESTIONS[message["question"]](**message["arguments"])}
             except TololoError as error:
@@ -215,31 +250,44 @@ def _answer_questions(inbox: socket.socket) -> int:
                 what = f"The question {message['question']!r} failed: {type(error).__name__}: {error}"
                 log = str(engine_folder() / "questions.log")
                 reply = {"error": {"class": "TololoError", "what": what, "where": log, "remedy": "read it"}}
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             with contextlib.suppress(OSError):
                 connection.settimeout(5.0)
                 connection.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def _is_ours(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def main() -> int:
     """Become the one server of this home on this machine; end quietly if there is one already."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--stay", action="store_true", help="do not go when nobody asks anything")
-    stay = parser.parse_args().stay
+    parser.add_argument("--inherit", nargs=2, type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = engine_folder()
     folder.mkdir(parents=True, exist_ok=True)
+    inherited = arguments.inherit
     # The kernel releases the lock however the process ends; a forked child gives its copy back.
-    with open(folder / "server.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    lock = inherited[0] if inherited else os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    while not _is_ours(lock):
+        if is_up():
             return 0
-        warm.KEPT_FROM_CHILDREN.append(lock.fileno())
-        warm.write_to(str(folder / "server.log"))
-        warm.up()
-        gc.collect()
-        gc.freeze()
-        Server(folder, stay).serve()
+        time.sleep(0.1)  # the other one starts, or goes
+    os.set_inheritable(lock, False)
+    warm.KEPT_FROM_CHILDREN.append(lock)
+    warm.write_to(str(folder / "server.log"))
+    warm.up()
+    gc.collect()
+    server = Server(folder, lock, arguments.stay)
+    server.serve(socket.socket(fileno=inherited[1]) if inherited else server.listen())
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tololo.facility.errors import UnavailableError
+from tololo.facility.errors import BadInputError, UnavailableError
 
 ANNOUNCEMENT = 'echo "Slurm job $SLURM_JOB_ID on $(hostname)" >&2'
 """The first command of a block: it says in the block's stderr which job it is."""
@@ -32,11 +32,16 @@ _BAD = ("OUT_OF_MEMORY", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEAD
 
 @dataclass(frozen=True)
 class Ending:
-    """How a block ended before its time: Slurm's id and state of it, and what it or Slurm said last."""
+    """How a block ended before its time.
+
+    ``job`` and ``state`` are Slurm's, ``said`` is what the block or Slurm said last, ``block`` is Parsl's
+    name of it. A block that Slurm refused has neither job nor name.
+    """
 
     job: str
     state: str
     said: str = ""
+    block: str = ""
 
     @property
     def for_memory(self) -> bool:
@@ -51,6 +56,31 @@ class Ending:
 def job_name(run: str) -> str:
     """Return the name of a run's blocks; it follows from ``include/pipelines/bps/slurm.yaml``."""
     return f"tololo.{run}"
+
+
+def check(options: list[str]) -> None:
+    """Ask Slurm whether it would take a block.
+
+    Parameters
+    ----------
+    options : `list` [`str`]
+        Options of sbatch.
+
+    Raises
+    ------
+    BadInputError
+        It would not.
+    UnavailableError
+        Slurm does not answer.
+    """
+    _ask("sinfo", "--noheader")
+    answer = _run("sbatch", "--test-only", *options, "--wrap=true")
+    if answer.returncode:
+        raise BadInputError(
+            f"Slurm refuses the blocks of this run: {_last_line(answer.stderr)}",
+            f"sites.slurm in facility.yaml: sbatch {' '.join(options)}",
+            "correct the settings of the site",
+        )
 
 
 def blocks(run: str) -> dict[str, str]:
@@ -111,7 +141,7 @@ def endings(run: str, folder: Path) -> list[Ending]:
     Notes
     -----
     A quantum that goes down with its block leaves neither log nor metadata. Its reason stands in what
-    slurmstepd wrote into the block's stderr, else in Slurm's accounting, else (for some minutes) in its queue.
+    slurmstepd wrote into the block's stderr, else in Slurm's accounting, else (for minutes) in its queue.
     """
     found = []
     texts = {path: path.read_text(errors="replace") for path in _parsl(folder, "submit_scripts/*.stderr")}
@@ -121,11 +151,18 @@ def endings(run: str, folder: Path) -> list[Ending]:
         sign = next((state for state, sign in _SIGNS.items() if sign.search(text)), "")
         state = sign or states.get(jobs[path], "")
         if state in _BAD:
-            found.append(Ending(jobs[path], state, "" if sign else _last_line(text)))
+            said = "" if sign else _last_line(text)
+            found.append(Ending(jobs[path], state, said, f"{path.parts[-3]}/{path.name.split('.')[2]}"))
     for path in _parsl(folder, "parsl.log"):
         refusals = re.findall(r"Retcode:\d+ STDOUT:.*? STDERR:(.+)", path.read_text(errors="replace"))
         found += [Ending("", "REFUSED", text.strip()) for text in dict.fromkeys(refusals)]
     return found
+
+
+def block_of(manager: str, folder: Path) -> str:
+    """Return the name of the block in which a manager of Parsl's ran; empty if it is not known."""
+    found = next((folder / "runinfo").glob(f"*/*/*/{manager}"), None)
+    return f"{found.parts[-4]}/{found.parts[-2]}" if found else ""
 
 
 def _parsl(folder: Path, pattern: str) -> list[Path]:
@@ -138,7 +175,9 @@ def _states(run: str, jobs: Iterable[str]) -> dict[str, str]:
     if not listed:
         return {}
     try:
-        text = _ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={listed}")
+        text = _ask(
+            "sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={listed}"
+        )
     except UnavailableError:
         try:
             return _squeue(run, "--states=all")
@@ -159,17 +198,23 @@ def _table(text: str) -> dict[str, str]:
 
 
 def _ask(*command: str) -> str:
+    answer = _run(*command)
+    if answer.returncode:
+        raise _silence(_last_line(answer.stderr), command)
+    return answer.stdout
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(
-            f"Slurm does not answer: {error}", command[0], "is this a submit host, and is slurmctld up?"
-        ) from error
-    if done.returncode:
-        raise UnavailableError(
-            f"Slurm does not answer: {_last_line(done.stderr)}", command[0], "see whether sinfo works here"
-        )
-    return done.stdout
+        raise _silence(str(error), command) from error
+
+
+def _silence(said: str, command: tuple[str, ...]) -> UnavailableError:
+    return UnavailableError(
+        f"Slurm does not answer: {said}", command[0], "see whether sinfo works on this host"
+    )
 
 
 def _first(pattern: str, text: str) -> str:

@@ -1,26 +1,33 @@
-"""The compute site ``slurm``: ctrl_bps_parsl's, made to share nodes, to end with its driver and to retry what was lost."""
+"""The compute site ``slurm``: ctrl_bps_parsl's, with blocks that end with their driver and can be cancelled.
+
+Jobs that went down with a block are tried again, those that failed by themselves are not.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from lsst.ctrl.bps.parsl import ParslService
 from lsst.ctrl.bps.parsl.configuration import get_bps_config_value
 from lsst.ctrl.bps.parsl.sites.slurm import Slurm
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 from parsl.jobs.error_handlers import windowed_error_handler
 
 from tololo.engine import slurm
+from tololo.engine.parsl_failures import Loss
+from tololo.engine.parsl_site import ResumableParslService
 from tololo.facility.errors import BadInputError, TololoError
 
 if TYPE_CHECKING:
     from parsl.config import Config
     from parsl.executors.base import ParslExecutor
+    from parsl.providers import SlurmProvider
 
 NEVER = 1000.0
 """Cost of a retry that no budget covers."""
@@ -64,7 +71,7 @@ class SlurmBlocks(Slurm):  # type: ignore[misc]
 
     def get_address(self) -> str:
         """Return the address of this machine that the nodes can reach."""
-        return self._setting("address", str) or super().get_address()
+        return str(self._setting("address", str) or super().get_address())
 
     def get_parsl_config(self) -> Config:
         """Return Parsl's configuration, in which only what was lost is tried again."""
@@ -73,7 +80,7 @@ class SlurmBlocks(Slurm):  # type: ignore[misc]
         return config
 
     def _memory(self) -> tuple[int | None, float]:
-        """Return the memory (GB) of a block's node and of a worker, so that each has what a quantum asks for."""
+        """Return the GB of a block's node and of a worker: each worker has what a quantum asks for."""
         cores = self._setting("cores_per_node", int)
         wanted = get_bps_config_value(self.config, "requestMemory", int, required=True) / 1024
         memory = self._setting("mem_per_node", int) or (math.ceil(cores * wanted) if cores else None)
@@ -84,21 +91,48 @@ class SlurmBlocks(Slurm):  # type: ignore[misc]
 
 
 def retry_cost(exception: Exception, task: Any) -> float:
-    """Return what another try of a job costs: one where its block was lost, more than there is where it failed."""
+    """Return the cost of another try: 1 where the job's block was lost, more than there is if it failed."""
     return 1.0 if isinstance(exception, ManagerLost | WorkerLost) else NEVER
 
 
-class SlurmService(ParslService):  # type: ignore[misc]
+class SlurmService(ResumableParslService):
     """Parsl's bps service with what Slurm itself can do: cancel the blocks, whoever asks, from wherever.
 
     The id of a run is its submit folder.
     """
 
-    def restart(self, out_prefix: str) -> tuple[str, str, str]:
+    def submit(self, workflow: Any, **kwargs: Any) -> None:
+        """Run a workflow to its end; refuse before anything is done if Slurm would not take its blocks.
+
+        Raises
+        ------
+        BadInputError
+            Slurm refuses such blocks: no such partition, no such account, more than a node has.
+        UnavailableError
+            Slurm does not answer.
+        """
+        slurm.check(_block_options(workflow.parsl_config.executors[0].provider))
+        super().submit(workflow, **kwargs)
+
+    def restart(self, out_prefix: str) -> tuple[str | None, str | None, str]:
         """Go on with a run whose driver died; the blocks that it left would work beside the new ones."""
         slurm.cancel(_run_of(out_prefix))
-        answer: tuple[str, str, str] = super().restart(out_prefix)
-        return answer
+        return super().restart(out_prefix)
+
+    def explain(self, workflow: Any, exception: BaseException | None) -> Loss:
+        """Say why a job was lost or killed, by what became of its block."""
+        folder = Path(workflow.path).parent
+        lost = _endings(workflow.path)
+        if isinstance(exception, ManagerLost):
+            block = slurm.block_of(exception.manager_id.decode(), folder)
+            lost = [ending for ending in lost if ending.block == block]
+        elif exception is None:
+            # The kernel ends one process of a block that has no memory left; the block goes on.
+            lost = [ending for ending in lost if ending.for_memory]
+        said = "; ".join(str(ending) for ending in lost) or str(exception or "")
+        if any(ending.for_memory for ending in lost):
+            return Loss("memory", said)
+        return Loss("timeout" if any(ending.state == "TIMEOUT" for ending in lost) else "lost", said)
 
     def list_submitted_jobs(self, wms_id: str | None = None, *_: Any, **__: Any) -> list[str]:
         """Return the submit folder if any of its blocks waits or runs."""
@@ -111,6 +145,24 @@ class SlurmService(ParslService):  # type: ignore[misc]
         except TololoError as error:
             return False, str(error)
         return bool(cancelled), "" if cancelled else "it has no block in Slurm"
+
+
+@functools.cache
+def _endings(submit_path: str) -> list[slurm.Ending]:
+    """Return how the blocks of a run that has ended were lost: asked once, whatever the number of jobs."""
+    return slurm.endings(_run_of(submit_path), Path(submit_path).parent)
+
+
+def _block_options(provider: SlurmProvider) -> list[str]:
+    """Return the options of sbatch with which Parsl asks for a block."""
+    lines = provider.scheduler_options.splitlines()
+    options = [part for line in lines for part in shlex.split(line.removeprefix("#SBATCH"))]
+    options += [f"--nodes={provider.nodes_per_block}", f"--time={provider.walltime}", "--ntasks-per-node=1"]
+    if provider.mem_per_node:
+        options.append(f"--mem={provider.mem_per_node}g")
+    if provider.cores_per_node:
+        options.append(f"--cpus-per-task={provider.cores_per_node}")
+    return options
 
 
 def _run_of(submit_path: str) -> str:

@@ -14,7 +14,7 @@ from lsst.ctrl.bps import BPS_DEFAULTS, BaseWmsService, BpsConfig, WmsStates
 from lsst.ctrl.bps.drivers import submit_driver
 from lsst.utils import doImport
 
-from tololo.engine.local.service import LocalService, failures
+from tololo.engine.local.service import LocalService, failures, fruitless_runners
 from tololo.facility.configuration import INCLUDE, facility
 from tololo.facility.errors import BadInputError, UnavailableError
 from tololo.facility.run import RunRequest
@@ -108,28 +108,21 @@ class Submission:
         """
         if not self._promises_status():
             return self.provenance.exists()
-        restarts, seen = 0, -1
         while (state := self._service.get_status(str(self._path))[0]) in (*_GOING, WmsStates.HELD):
-            if state is WmsStates.HELD:
-                size = self._marker.stat().st_size
-                restarts = restarts + 1 if size - seen < 400 else 0
-                seen = size
-                if restarts > MOST_RESTARTS:
-                    raise UnavailableError(
-                        "The runner of the jobs dies again and again",
-                        str(self._path / "runner.log"),
-                        "read its log",
-                    )
-                _log.warning("the runner died: starting it again")
-                self._service.restart(str(self._path))
+            if state is WmsStates.HELD and isinstance(self._service, LocalService):
+                self._go_on()
             time.sleep(0.05)
         return True
 
-    def resume(self) -> bool:
-        """Take up a run that an earlier driver submitted; see `follow`."""
-        if isinstance(self._service, LocalService):
-            self._service.restart(str(self._path))  # unless it runs, or has ended
-        return self.follow()
+    def _go_on(self) -> None:
+        if fruitless_runners(self._path) > MOST_RESTARTS:
+            log = self._path / "runner.log"
+            last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
+            raise UnavailableError(
+                f"The runner of the jobs dies again and again: {' '.join(last)}", str(log), "read its log"
+            )
+        _log.warning("the runner died: starting it again")
+        self._service.restart(str(self._path))
 
     def cancel(self) -> None:
         """End what still runs of it, as far as the site can."""
@@ -148,6 +141,7 @@ class Submission:
     def _config(self, run: str, graph: Path) -> dict[str, Any]:
         request = self._request
         settings = bps_config(request.site, getattr(facility(), "sites", {}).get(request.site, {}))
+        beside = self.provenance.with_name(".provenance.qg")
         memory = settings.get("requestMemory") or self._bps["requestMemory"]
         return settings | {
             "includeConfigs": [str(self._site)],
@@ -164,5 +158,7 @@ class Submission:
                 "outputRun": run,
                 "dataQuery": request.where,
             },
-            "extraAggregateOptions": f"--output {self.provenance}",
+            "extraAggregateOptions": f"--output {beside}",
+            # A job that is killed while it writes leaves no half of a graph under this name.
+            "finalJob": settings.get("finalJob", {}) | {"command2": f"mv {beside} {self.provenance}"},
         }

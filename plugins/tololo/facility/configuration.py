@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from tololo.facility.errors import BadInputError
+from tololo.facility.sites import SITES, offered, settings_schema
 
 INCLUDE = Path(os.environ.get("TOLOLO_INCLUDE") or Path(__file__).parents[3] / "include")
 """The folder of pipelines and configurations."""
@@ -39,7 +41,8 @@ _SCHEMA: dict[str, Any] = {
         "registry": {"enum": ["postgresql", "sqlite"]},
         "skymap": _NAME,
         "refcat": _NAME,
-        "site": _NAME,
+        "site": {"enum": list(SITES)},
+        "sites": settings_schema(),
         "cores": {"type": "integer", "minimum": 1},
         "data": {"type": "string"},
         "reference_stars": {"type": "string"},
@@ -67,7 +70,9 @@ class Facility:
     """The facility as configured.
 
     ``repository`` is the root folder of the Butler repository, ``registry`` the kind of its database,
-    ``data`` the default folder of InstCal files, ``cores`` what one run may use on this machine.
+    ``data`` the default folder of InstCal files, ``cores`` what one run may use on this machine. ``sites``
+    are the compute sites that it offers, with their settings (`tololo.facility.sites`); ``site`` is the one
+    that is used unless a run names another.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Facility:
     skymap: str
     refcat: str
     site: str
+    sites: Mapping[str, Mapping[str, Any]]
     cores: int
     data: str
     reference_stars: str
@@ -121,6 +127,7 @@ def read_facility(path: Path) -> Facility:
         skymap=expanded["skymap"],
         refcat=expanded.get("refcat", "gaia_dr2"),
         site=expanded["site"],
+        sites=offered(expanded.get("sites") or {}),
         cores=expanded["cores"],
         data=expanded.get("data", ""),
         reference_stars=expanded.get("reference_stars", ""),
@@ -152,14 +159,22 @@ def _validated(path: Path) -> dict[str, Any]:
     faults = sorted(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda e: list(e.path))
     if faults:
         fault = faults[0]
-        keys = _keys(fault)
-        key, line = ".".join(map(str, keys)) or "(top)", _line(node, keys)
-        raise BadInputError(
-            f"Wrong configuration: {fault.message}",
-            f"{path}, line {line}, key {key}",
-            "docs/configure.md says what is allowed",
-        )
+        raise _wrong(path, node, _keys(fault), fault.message, fault.schema.get("description", ""))
+    if content["site"] not in offered(content.get("sites") or {}):
+        site = content["site"]
+        raise _wrong(path, node, ["site"], f"{site!r} is not offered", f"put `{site}:` under `sites:`")
     return dict(content)
+
+
+def _wrong(
+    path: Path, node: yaml.Node | None, keys: list[str | int], message: str, remedy: str
+) -> BadInputError:
+    key, line = ".".join(map(str, keys)) or "(top)", _line(node, keys)
+    return BadInputError(
+        f"Wrong configuration: {message}",
+        f"{path}, line {line}, key {key}",
+        remedy or "docs/configure.md says what is allowed",
+    )
 
 
 def _keys(fault: Any) -> list[str | int]:

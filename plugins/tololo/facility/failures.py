@@ -127,14 +127,8 @@ RULES: tuple[Rule, ...] = (
         "pre-emption",
         "retriable",
         "the batch system took the machine away",
-        r"\bPREEMPTED\b",
+        r"\bPREEMPTED\b|DUE TO PREEMPTION",
         r"(?i:\bjob\b.*\b(preempted|evicted)\b)",
-    ),
-    _rule(
-        "cancelled",
-        "retriable",
-        "somebody, or the batch system, ended it before its time",
-        r"(?i:\b(slurm|job|run)\b.*\bcancell?ed\b)",
     ),
     _rule(
         "time-out",
@@ -151,6 +145,12 @@ RULES: tuple[Rule, ...] = (
         r"\b(NODE_FAIL|BOOT_FAIL)\b",
         r"\b(BrokenProcessPool|WorkerLost|ManagerLost)\b",
         r"died with <Signals\.",
+    ),
+    _rule(
+        "cancelled",
+        "retriable",
+        "somebody, or the batch system, ended it before its time",
+        r"(?i:\b(slurm|job|run)\b.*\bcancell?ed\b)",
     ),
 )
 """The table; the first rule that matches decides. What no rule knows is an exception of the science code."""

@@ -45,7 +45,7 @@ class RunRequest:
         Run again what failed permanently in an earlier attempt, and what depends on it.
     memory_factor : `float`
         Multiplies the memory that each job may have in this attempt.
-    locks : `list` [`str`]
+    locks : `list` [`dict`]
         Locks to be kept alive while the attempt lives.
     """
 
@@ -62,7 +62,7 @@ class RunRequest:
     dry_run: bool = False
     retry_failed: bool = False
     memory_factor: float = 1.0
-    locks: list[str] = field(default_factory=list)
+    locks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def pipeline_name(self) -> str:

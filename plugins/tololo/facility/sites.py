@@ -50,7 +50,7 @@ class Promises:
 class Setting:
     """A key of ``sites.<name>`` in ``facility.yaml``.
 
-    ``bps`` is its place in the configuration of bps, ``schema`` its JSON schema, ``meaning`` a line for people.
+    ``bps`` is its place in bps's configuration, ``schema`` its JSON schema, ``meaning`` a line for people.
     """
 
     bps: str
@@ -123,13 +123,15 @@ SLURM = Site(
     Promises(
         returns_at_once=no("submission ends when the last job has ended"),
         outlives_the_driver=no(
-            "blocks end by themselves two minutes after the driver is gone, or at once when the next driver comes"
+            "blocks end by themselves within two minutes, or at once when the next driver takes up the run"
         ),
         status=no("Tololo counts the quanta that are done; `squeue --name tololo.<run>` shows the blocks"),
         report=no("Tololo counts the quanta that are done"),
         cancel=yes("`scancel` of every block of the run"),
         restart=yes("blocks that are left are cancelled; jobs that ended well are not run again"),
-        retries=yes("once, where the block was lost: preempted, out of time, node gone. A job's own failure is final"),
+        retries=yes(
+            "once, where the block was lost: preempted, out of time, node gone. A job's own failure is final"
+        ),
         memory_growth=no("the next attempt has fewer jobs at a time in a block, or larger blocks"),
         memory_limit=no("of each block, as Slurm enforces it; jobs in a block share it"),
     ),
@@ -218,7 +220,7 @@ def site_named(name: str) -> Site:
 def settings_schema() -> dict[str, Any]:
     """Return the JSON schema of ``sites`` in ``facility.yaml``."""
     return {
-        "type": "object",
+        "type": ["object", "null"],
         "additionalProperties": False,
         "properties": {
             site.name: {

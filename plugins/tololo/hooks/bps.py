@@ -68,7 +68,8 @@ class BpsHook:
             if latest.is_alive():
                 return latest
             asked = latest.request
-            if not latest.is_cancelled and asked == replace(request, memory_factor=asked.memory_factor):
+            same = replace(request, memory_factor=asked.memory_factor, locks=asked.locks)
+            if not latest.is_cancelled and asked == same:
                 self._launch(latest)
                 return latest
         factor = latest.request.memory_factor

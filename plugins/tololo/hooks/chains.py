@@ -141,15 +141,11 @@ def _plan(
     """Compute what the chain has to be, from what it is now."""
     from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
 
-    below = f"{chain}/"
     before = butler.collections.get_info(chain).children if is_there else ()
-    runs = (
-        set(butler.collections.query(f"{below}*", collection_types=CollectionType.RUN))
-        if own is None
-        else set(own)
-    )
+    below = set(butler.collections.query(f"{chain}/*", collection_types=CollectionType.RUN))
+    runs = below if own is None else set(own)
     if not drop:
-        runs |= {child for child in before if child.startswith(below) and child not in inputs}
+        runs |= {child for child in before if child in below and child not in inputs}
     wanted = list(dict.fromkeys([*collections.newest_first(runs), *inputs]))
     there = _existing(butler, wanted)
     vanished = [child for child in before if child not in wanted]

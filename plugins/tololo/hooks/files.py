@@ -185,10 +185,12 @@ def _data_id(butler: Butler, kind: DatasetType, values: dict[str, Any], where: s
     from lsst.daf.butler.registry import DataIdError  # type: ignore[attr-defined]
 
     try:
-        return butler.registry.expandDataId(values, dimensions=kind.dimensions)
+        types = {name: butler.dimensions.dimensions[name].primaryKey.getPythonType() for name in values}
+        typed = {name: types[name](value) for name, value in values.items()}
+        return butler.registry.expandDataId(typed, dimensions=kind.dimensions)
     except (DataIdError, LookupError, TypeError, ValueError) as error:
         raise BadInputError(
-            f"The data ID {values} is not known to the repository: {error}",
+            f"The data ID {values} is not known to the repository ({type(error).__name__})",
             where,
             "correct the row, or register the exposure or detector first",
         ) from error

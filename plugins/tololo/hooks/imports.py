@@ -13,7 +13,7 @@ from tololo.hooks.transfer import (
     BATCH,
     TransferReport,
     check_transfer,
-    refuse_other_instrument,
+    refuse_strangers,
     write_chains,
 )
 
@@ -61,7 +61,7 @@ def import_calibrations(
     index = read_export(butler, root)
     originals = files_of(root, index)
     check_sums(root)
-    refuse_other_instrument(butler, originals)
+    refuse_strangers(butler, originals)
     refuse_missing(originals, originals)
     known = known_copies(butler, originals)
     new = [ref for ref in originals if ref not in known]

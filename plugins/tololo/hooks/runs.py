@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from tololo.hooks.selection import find_collection
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef
+    from lsst.resources import ResourcePath
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def prune(
             f"RUNs {', '.join(there)}",
             "keep them, or name these collections too, or ask to unlink them everywhere",
         )
-    files, in_place = _files(butler, refs)
+    own, in_place = _files(butler, refs)
+    _refuse_locked(own)
     if not dry_run:
         butler.removeRuns(there, unlink_from_chains=True)
         # A removal that was killed may have left files that the registry knows as trash, and no other way.
@@ -117,8 +120,8 @@ def prune(
         tuple(there),
         tuple(name for name in names if name not in there),
         len(refs),
-        files,
-        in_place,
+        len(own),
+        len(in_place),
         needed,
     )
 
@@ -143,13 +146,24 @@ def _needed(butler: Butler, runs: list[str], refs: list[DatasetRef]) -> dict[str
     return needed
 
 
-def _files(butler: Butler, refs: list[DatasetRef]) -> tuple[int, int]:
-    """Count the files that go with datasets, and those that were ingested in place."""
+def _files(butler: Butler, refs: list[DatasetRef]) -> tuple[set[ResourcePath], set[ResourcePath]]:
+    """Return the files that go with datasets, and those that were ingested in place."""
     roots = [root for root in butler.get_datastore_roots().values() if root is not None]
     uris = {
         uri.replace(fragment="")
         for found in butler.get_many_uris(refs, allow_missing=True).values()
         for uri in found.iter_all()
     }
-    own = sum(any(uri.relative_to(root) is not None for root in roots) for uri in uris)
-    return own, len(uris) - own
+    own = {uri for uri in uris if any(uri.relative_to(root) is not None for root in roots)}
+    return own, uris - own
+
+
+def _refuse_locked(files: set[ResourcePath]) -> None:
+    """Refuse to remove what cannot be deleted: the registry would forget files that stay on the disk."""
+    for folder in sorted({os.path.dirname(file.ospath) for file in files if file.isLocal}):
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+            raise BadInputError(
+                "Files of the RUNs cannot be deleted: their folder cannot be written to",
+                folder,
+                "give the user that runs Airflow the right to write there",
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import batched
 from typing import TYPE_CHECKING
@@ -11,7 +11,15 @@ from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.hooks.artifacts import artifacts, check_copies, known_copies, refuse_missing
 from tololo.hooks.calibrations import certifications, certify_pairs
 from tololo.hooks.chains import write_chain
-from tololo.hooks.selection import known_collections, known_types, new_collection, select
+from tololo.hooks.selection import (
+    data_id,
+    find_collection,
+    known_collections,
+    known_types,
+    new_collection,
+    query,
+    select,
+)
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, CollectionInfo, DatasetRef, Timespan
@@ -229,7 +237,7 @@ def copy_datasets(
     """
     originals = artifacts(source, refs)
     refuse_missing(refs, originals)
-    refuse_other_instrument(target, refs)
+    refuse_strangers(target, refs)
     known = known_copies(target, originals)
     new = [ref for ref in refs if ref not in known]
     if not dry_run:
@@ -245,13 +253,13 @@ def copy_datasets(
     return TransferReport(len(new), len(known), len(files), sum(file.size() for file in files))
 
 
-def refuse_other_instrument(butler: Butler, refs: Iterable[DatasetRef]) -> None:
-    """Refuse datasets of an instrument that the repository does not have.
+def refuse_strangers(butler: Butler, refs: Collection[DatasetRef]) -> None:
+    """Refuse datasets of an instrument that the repository does not have, or whose place is taken.
 
     Raises
     ------
     BadInputError
-        If there are such; the instruments are named.
+        If there are such; they are named.
     """
     here = {record.name for record in butler.query_dimension_records("instrument", explain=False)}
     named = {str(ref.dataId["instrument"]) for ref in refs if "instrument" in ref.dataId.dimensions}
@@ -261,6 +269,18 @@ def refuse_other_instrument(butler: Butler, refs: Iterable[DatasetRef]) -> None:
             f"instruments {', '.join(sorted(here)) or 'none'}",
             "name another repository, or run repo_bootstrap there",
         )
+    types_here = {kind.name for kind in butler.registry.queryDatasetTypes()}
+    for kind, run in sorted({(ref.datasetType.name, ref.run) for ref in refs}):
+        if kind not in types_here or find_collection(butler, run) is None:
+            continue
+        there = {ref.dataId: ref.id for ref in query(butler, kind, [run])}
+        for ref in refs:
+            if (ref.datasetType.name, ref.run) == (kind, run) and there.get(ref.dataId, ref.id) != ref.id:
+                raise BadInputError(
+                    f"The repository has another dataset {kind} of {data_id(ref)} in that RUN",
+                    f"RUN {run}: {there[ref.dataId]}, not {ref.id}",
+                    "prune that RUN, or leave these datasets out",
+                )
 
 
 def write_chains(butler: Butler, chains: Mapping[str, Sequence[str]], *, dry_run: bool) -> tuple[str, ...]:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, BaseOperator, ResumableJobMixin
+from airflow.sdk import BaseOperator, ResumableJobMixin
 from airflow.sdk.exceptions import (
     AirflowFailException,
-    AirflowNotFoundException,
     AirflowSkipException,
     AirflowTaskTimeout,
 )
 
 from tololo.engine.attempt import ENDED, Attempt, AttemptState
 from tololo.facility.configuration import facility
-from tololo.facility.errors import BadInputError, TololoError, UnavailableError
+from tololo.facility.errors import TololoError, UnavailableError
 from tololo.facility.run import RunOutcome, RunRequest
-from tololo.operators.verdict import count_verdicts, is_judged, judge, may_reach, record_verdict
-from tololo.params import config_overrides, data_query, pipeline_file, threshold_of
+from tololo.operators.verdict import can_go_on, gave_up, is_judged, judge, record_verdict, verdicts
+from tololo.params import (
+    collection_list,
+    config_overrides,
+    data_query,
+    pipeline_file,
+    repository_of,
+    step_of,
+    threshold_of,
+)
 from tololo.triggers.attempt import AttemptTrigger, Watch, describe_progress, own
 
 if TYPE_CHECKING:
@@ -188,23 +196,38 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         pipeline = pipeline_file(self.pipeline)
         step = self.step or step_of(pipeline)
         return RunRequest(
-            repository=_repository(self.conn_id),
+            repository=repository_of(self.conn_id),
             pipeline=pipeline,
             parent=self.parent,
             step=step,
-            inputs=_collections(self.inputs),
+            inputs=collection_list(self.inputs),
             where=data_query(params, *self.where_terms),
             config=self.pipeline_config | config_overrides(params),
             site=self.site,
             threshold=threshold_of(params, step, self._steps() | {step}),
             cores=facility().cores,
             dry_run=bool(params.get("dry_run")),
-            retry_failed=self.retry_failed or bool(params.get("retry_failed")),
+            retry_failed=self._retries_failed(context),
         )
+
+    def _retries_failed(self, context: Context) -> bool:
+        """Tell whether permanent failures are to be run again: asked for, and not done yet."""
+        asked = self.retry_failed or bool(context["params"].get("retry_failed"))
+        judged = verdicts(self._bps(context).folder, self._cleared_after(context))
+        return asked and not any(
+            attempt.request.retry_failed and attempt.state.phase == "done" for attempt, _ in judged
+        )
+
+    def _cleared_after(self, context: Context) -> int:
+        """Return the last try before somebody cleared the task; that allows it all its retries once more."""
+        return context["ti"].max_tries - (self.retries or 0)
 
     def _steps(self) -> set[str]:
         tasks = self.dag.tasks if self.has_dag() else []  # type: ignore[no-untyped-call]
-        return {task.step for task in tasks if isinstance(task, RunPipelineOperator) and task.step}
+        names = (
+            task.step or step_of(task.pipeline) for task in tasks if isinstance(task, RunPipelineOperator)
+        )
+        return {name for name in names if "{{" not in name}
 
     def _follow(self, attempt: Attempt, context: Context, relaunches: int = 0) -> Attempt:
         hook, store = self._bps(context), context["task_state_store"]
@@ -219,13 +242,17 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
                 self.log.info("%s", line)
                 store.set("progress", line)
                 shown = line
-            if standing == "ended" and not self._can_go_on(watch.attempt, state, context):
-                return watch.attempt
-            if standing == "lost":
+            request = watch.attempt.request
+            if standing == "ended":
+                runnable = can_go_on(watch.attempt, state, context["ti"].try_number)
+                if not runnable:
+                    return watch.attempt
+                self.log.info("%d quanta can do without what failed: another attempt runs them", runnable)
+                watch = self._attached(hook.attach_or_start(replace(request, retry_failed=False)), context)
+            elif standing == "lost":
                 relaunches += 1
                 self._check_relaunches(relaunches, watch.attempt, state)
-            if standing != "running":
-                watch = self._attached(hook.attach_or_start(watch.attempt.request), context)
+                watch = self._attached(hook.attach_or_start(request), context)
             elif self.deferrable and time.monotonic() >= until:
                 store.set(
                     "progress", f"{line} (at {datetime.now(UTC):%H:%M:%S} UTC; what follows is in the log)"
@@ -259,23 +286,6 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
             "The driver died in phase %s; another takes over. Its last words: %s", state.phase, tail
         )
 
-    def _can_go_on(self, attempt: Attempt, state: AttemptState, context: Context) -> bool:
-        """Tell whether another attempt is due at once: for what can do without the permanent failures."""
-        if state.phase != "done" or is_judged(attempt):
-            return False
-        outcome, try_number = RunOutcome(**state.outcome), context["ti"].try_number
-        before = count_verdicts(attempt.folder.parent, "continued", try_number - 1)
-        if (
-            outcome.runnable == 0
-            or outcome.total("failed_retriable")
-            or before >= len(outcome.labels)  # each goes at least one task further down
-            or not may_reach(outcome, attempt.request.threshold)
-        ):
-            return False
-        self.log.info("%d quanta can do without what failed: another attempt runs them", outcome.runnable)
-        record_verdict(attempt, "continued", try_number)
-        return True
-
     def _judge(self, attempt: Attempt, context: Context) -> dict[str, Any]:
         state, ti = attempt.state, context["ti"]
         outcome = RunOutcome(**state.outcome) if state.outcome else None
@@ -303,41 +313,10 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
 
     def _give_up_in_time(self, error: UnavailableError, attempt: Attempt, context: Context) -> None:
         ti = context["ti"]
-        # Clearing a task allows it its number of retries once more.
-        cleared_after = ti.max_tries - (self.retries or 0)
-        failed = 1 + count_verdicts(attempt.folder.parent, "retriable", cleared_after)
+        judged = verdicts(attempt.folder.parent, self._cleared_after(context))
+        failed = 1 + [verdict for _, verdict in judged].count("retriable")
         if failed >= self.max_attempts or ti.try_number > ti.max_tries:
-            what = f"Gave up after {failed} attempt{'s' if failed > 1 else ''}: {error.what}"
-            raise AirflowFailException(
-                str(UnavailableError(what, error.where, "find out why, then clear the task"))
-            ) from None
-
-
-def step_of(pipeline: str) -> str:
-    """Return the name of a step: the subset of a pipeline, else the name of its file."""
-    file, _, subset = pipeline.partition("#")
-    name = subset or Path(file).stem
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
-
-
-def _repository(conn_id: str) -> str:
-    try:
-        return str(BaseHook.get_connection(conn_id).host)
-    except AirflowNotFoundException:
-        raise BadInputError(
-            f"There is no connection {conn_id!r}", "param repo", "name one of Admin, Connections"
-        ) from None
-
-
-def _collections(names: str) -> list[str]:
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    if patterns := [name for name in found if set(name) & set("*?[]")]:
-        raise BadInputError(
-            f"An input is a pattern: {', '.join(patterns)}",
-            "input collections",
-            "name collections, in the order in which they are to be searched",
-        )
-    return found
+            raise gave_up(error, failed) from None
 
 
 @contextmanager

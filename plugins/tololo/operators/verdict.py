@@ -59,6 +59,32 @@ def may_reach(outcome: RunOutcome, threshold: float) -> bool:
     return possible > outcome.good and possible >= threshold * outcome.total("expected")
 
 
+def can_go_on(attempt: Attempt, state: AttemptState, try_number: int) -> int:
+    """Return how many quanta another attempt can run at once, because they can do without what failed.
+
+    It records that the attempt is continued, so that a task that loses its worker now does not judge it.
+    """
+    if state.phase != "done" or is_judged(attempt):
+        return 0
+    outcome = RunOutcome(**state.outcome)
+    before = [verdict for _, verdict in verdicts(attempt.folder.parent, try_number - 1)].count("continued")
+    if (
+        outcome.runnable == 0
+        or outcome.total("failed_retriable")  # the next try runs all of it
+        or before >= len(outcome.labels)  # each attempt comes at least one task further down
+        or not may_reach(outcome, attempt.request.threshold)
+    ):
+        return 0
+    record_verdict(attempt, "continued", try_number)
+    return outcome.runnable
+
+
+def gave_up(error: UnavailableError, failed: int) -> AirflowFailException:
+    """Return what ends a task of which so many attempts failed, each for a passing reason."""
+    what = f"Gave up after {failed} attempt{'s' if failed > 1 else ''}: {error.what}"
+    return AirflowFailException(str(UnavailableError(what, error.where, "find out why, then clear the task")))
+
+
 def _of_error(state: AttemptState) -> Exception:
     what, where, remedy = (state.error.get(key, "") for key in ("what", "where", "remedy"))
     kind = state.error.get("kind", "")
@@ -89,7 +115,9 @@ def is_judged(attempt: Attempt) -> bool:
     return (attempt.folder / VERDICT).exists()
 
 
-def count_verdicts(folder: Path, verdict: str, after: int) -> int:
-    """Count the attempts below a folder of which a try later than ``after`` said this."""
-    found = [json.loads(path.read_text()) for path in folder.glob(f"[0-9]*/{VERDICT}")]
-    return sum(entry["verdict"] == verdict and entry["try_number"] > after for entry in found)
+def verdicts(folder: Path, after: int) -> list[tuple[Attempt, str]]:
+    """Return the attempts below a folder that tries later than ``after`` have judged, and what they said."""
+    found = [
+        (Attempt(path.parent), json.loads(path.read_text())) for path in folder.glob(f"[0-9]*/{VERDICT}")
+    ]
+    return [(attempt, entry["verdict"]) for attempt, entry in found if entry["try_number"] > after]

@@ -16,7 +16,6 @@ from airflow.sdk.exceptions import (
 )
 
 from tololo.facility.errors import TololoError
-from tololo.facility.waiting import describe
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -80,7 +79,7 @@ class FacilitySensor(BaseSensorOperator):
     def execute_complete(self, context: Context, event: Waited) -> int:
         """Go on when the trigger has ended."""
         if event["outcome"] == "ready":
-            self.log.info("It is there: %d found", event["found"])
+            self.log.info("Ready, %d found", event["found"])
             return event["found"]
         if event["outcome"] == "timeout":
             self._end(context, self._too_late(event["message"]))
@@ -101,8 +100,8 @@ class FacilitySensor(BaseSensorOperator):
 
     def _too_late(self, message: str = "") -> AirflowSensorTimeout:
         if not message and self._trigger is not None:
-            message = describe(self._trigger.missing, self._trigger.fault)
-        return AirflowSensorTimeout(f"Not there after {self.timeout:g} s, {message}")
+            message = self._trigger.message()
+        return AirflowSensorTimeout(f"Waited {self.timeout:g} s in vain; {message}")
 
     def _end(self, context: Context, reason: BaseException) -> NoReturn:
         """End the task with a reason: as a skip where failures are soft."""

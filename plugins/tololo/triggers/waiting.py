@@ -56,6 +56,10 @@ class WaitTrigger(BaseTrigger):
         """Look without holding the event loop."""
         return await asyncio.to_thread(self.look)
 
+    def message(self) -> str:
+        """Say in one line what is missing, and who did not answer at the last look."""
+        return describe(self.missing, self.fault)
+
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the subclass, as JSON."""
         raise NotImplementedError
@@ -96,22 +100,23 @@ class WaitTrigger(BaseTrigger):
             await asyncio.sleep(max(min(pause, self.deadline - time.time()), 0))
             try:
                 if await self.poke_async():
-                    yield self._event("ready", describe(self.missing) if self.missing else "")
+                    yield self._event("ready", self.message() if self.missing else "")
                     return
             except TololoError as error:
                 yield self._event("error", str(error))
                 return
             if time.time() >= self.deadline:
-                yield self._event("timeout", describe(self.missing, self.fault))
+                yield self._event("timeout", self.message())
                 return
             pause = self.poke_interval * random.uniform(0.9, 1.1)
 
     def _heard(self, answer: Answer) -> bool:
         if self.fault:
             self.log.info("Answered again")
-        if answer["missing"] != self.missing and not answer["ready"]:
-            self.log.info("Waiting, %s", describe(answer["missing"]))
+        has_changed = answer["missing"] != self.missing
         self.missing, self.found, self.fault = answer["missing"], answer["found"], ""
+        if has_changed and not answer["ready"]:
+            self.log.info("Waiting; %s", self.message())
         return answer["ready"]
 
     def _unheard(self, error: Exception) -> bool:

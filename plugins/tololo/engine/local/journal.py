@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -32,12 +33,16 @@ class JobRecord:
 
 @dataclass
 class RunRecord:
-    """What is known of a run: its jobs, and whether it was submitted, cancelled, ended."""
+    """What is known of a run: its jobs, and whether it was submitted, cancelled, ended.
+
+    ``runners`` counts the runners that have begun since a job last ended.
+    """
 
     jobs: dict[str, JobRecord]
     submitted: int = 0
     cancelled: str = ""
     ended: bool = False
+    runners: int = 0
 
     @property
     def failed(self) -> list[str]:
@@ -59,17 +64,21 @@ class Journal:
 
     def append(self, event: str, **facts: Any) -> None:
         """Add one line, whole or not at all."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n"
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        line = (json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n").encode()
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(file, line.encode())
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                line = b"\n" + line  # a full disk has cut the last one short
+            if os.write(file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(file)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with contextlib.suppress(FileNotFoundError), open(self.path) as lines:
+        with contextlib.suppress(FileNotFoundError), open(self.path, errors="replace") as lines:
             for line in lines:
-                # A full disk can cut a line short; the next one then hangs on to it.
+                # A full disk, or the end of the machine, can cut a line short.
                 with contextlib.suppress(ValueError):
                     yield json.loads(line)
 
@@ -84,9 +93,11 @@ class Journal:
                 case "start" if job:
                     job.state = "running"
                 case "end" if job:
+                    record.runners = 0
                     job.state, job.tries, job.last = event["state"], event["try"], event
                     job.memory = event["next_memory"]
                 case "runner":  # what its predecessor left running was cut off
+                    record.runners += 1
                     for other in record.jobs.values():
                         other.state = "waiting" if other.state == "running" else other.state
                 case "restarted":
@@ -100,7 +111,7 @@ class Journal:
 
 def _reset(record: RunRecord) -> None:
     """Let what failed be tried again; the final job runs again in any case."""
-    record.ended, record.cancelled = False, ""
+    record.ended, record.cancelled, record.runners = False, "", 0
     for name, job in record.jobs.items():
         if name == FINAL or job.state in ("failed", "pruned"):
             job.state, job.tries = "waiting", 0

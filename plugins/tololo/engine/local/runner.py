@@ -20,9 +20,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import IO, Any
 
 from tololo.engine import warm
 from tololo.engine.attempt import process_started
@@ -52,6 +50,7 @@ class Worker:
     limit: int = 0
     peak: int = 0
     verdict: str = ""
+    kernel_kills: int = 0
 
 
 class Runner:
@@ -68,7 +67,7 @@ class Runner:
         self.workflow = Workflow.read(folder)
         self.journal = Journal(folder)
         self.record: RunRecord = self.journal.replay(self.workflow)
-        self.memory = psutil.virtual_memory().total // _MIB
+        self.memory = _memory_of_machine()
         self._pool: list[Worker] = []
         self._children: dict[str, list[str]] = {}
         for name, job in self.workflow.jobs.items():
@@ -79,7 +78,7 @@ class Runner:
         """Run the jobs that are not done, then the final one."""
         self.journal.append("runner", pid=os.getpid(), started=process_started(os.getpid()))
         self.record = self.journal.replay(self.workflow)
-        signal.signal(signal.SIGTERM, self._cancel)
+        signal.signal(signal.SIGTERM, self._end)
         prune(self.workflow, self.record)
         self._run_all([name for name in self.workflow.jobs if name != FINAL])
         if FINAL in self.workflow.jobs:
@@ -88,11 +87,9 @@ class Runner:
         for worker in self._pool:
             worker.connection.close()  # it ends by itself
 
-    def _cancel(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    def _end(self, *_: object) -> None:
         for worker in self._pool:
             _kill(worker.pid)
-        self.journal.append("cancelled", by="signal")
         warm.leave(1)
 
     def _run_all(self, names: list[str]) -> None:
@@ -178,6 +175,7 @@ class Runner:
         record = self.record.jobs[job.name]
         worker.job, worker.number, worker.began = job, record.tries + 1, time.monotonic()
         worker.limit, worker.peak, worker.verdict = record.memory, 0, ""
+        worker.kernel_kills = _kernel_kills()
         record.state = "running"
         self.journal.append(
             "start", job=job.name, pid=worker.pid, memory=record.memory, **{"try": worker.number}
@@ -201,7 +199,7 @@ class Runner:
             with contextlib.suppress(OSError):
                 while not answer.endswith(b"\n") and (part := worker.connection.recv(4096)):
                     answer += part
-            self._record_end(worker, json.loads(answer) if answer else None)
+            self._record_end(worker, json.loads(answer) if answer.endswith(b"\n") else None)
             ended.append(worker)
         for worker in busy.values():
             self._watch(worker)
@@ -233,7 +231,7 @@ class Runner:
                 number = os.WTERMSIG(status)
             else:
                 code = os.WEXITSTATUS(status)
-            reason = worker.verdict or "lost"
+            reason = worker.verdict or ("memory" if _kernel_kills() > worker.kernel_kills else "lost")
         else:
             code = answer["exit"]
             reason = "memory" if answer.get("memory") else "exit"
@@ -281,8 +279,8 @@ class Runner:
                 record.state = "pruned"
 
 
-def start(folder: Path) -> int:
-    """Fork a detached runner for a submit folder and return its pid; the caller needs to wait for nothing.
+def start(folder: Path) -> None:
+    """Fork a detached runner for a submit folder, and return when it holds the folder.
 
     Of several runners for one folder all but the first end at once.
     """
@@ -291,15 +289,13 @@ def start(folder: Path) -> int:
     middle = os.fork()
     if middle == 0:
         os.close(reader)
-        if pid := os.fork():
-            os.write(writer, str(pid).encode())
+        if os.fork():
             os._exit(0)
-        os.close(writer)
-        _main(folder)
+        _main(folder, writer)
     os.close(writer)
     os.waitpid(middle, 0)
-    with os.fdopen(reader) as pipe:
-        return int(pipe.read() or 0)
+    os.read(reader, 1)
+    os.close(reader)
 
 
 def is_running(folder: Path) -> bool:
@@ -324,40 +320,53 @@ def cancel(folder: Path) -> tuple[bool, str]:
     message : `str`
         What there is to say about it.
     """
-    events = [event for event in Journal(folder) if event["event"] == "runner"]
-    if not is_running(folder) or not events:
-        Journal(folder).append("cancelled", by=getpass.getuser())
+    journal = Journal(folder)
+    journal.append("cancelled", by=getpass.getuser())
+    if not is_running(folder):
         return True, "nothing was running"
+    pid = next(event["pid"] for event in reversed(list(journal)) if event["event"] == "runner")
     for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(events[-1]["pid"], sign)
+            os.kill(pid, sign)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if not is_running(folder):
                 return True, ""
             time.sleep(0.02)
-    return False, f"the runner (pid {events[-1]['pid']}) does not end"
+    return False, f"the runner (pid {pid}) does not end"
 
 
-def _main(folder: Path) -> None:
+def _main(folder: Path, started: int) -> None:
     code = 1
     try:
         warm.detach(str(folder / "runner.log"))
         # The kernel releases it, however the process ends; workers give their copy back.
-        with open(folder / LOCK, "w") as lock, contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            warm.KEPT_FROM_CHILDREN.append(lock.fileno())
-            os.chdir(folder)
-            # One cache of the datastore for all jobs, else each leaves a folder behind.
-            cache = folder / "cache"
-            os.environ.setdefault("DAF_BUTLER_CACHE_DIRECTORY_IF_UNSET", str(cache))
-            Runner(folder).run()
-            shutil.rmtree(cache, ignore_errors=True)
+        with open(folder / LOCK, "w") as lock:
+            if _take(lock):
+                warm.KEPT_FROM_CHILDREN.append(lock.fileno())
+                os.chdir(folder)
+                # One cache of the datastore for all jobs, else each leaves a folder behind.
+                cache = folder / "cache"
+                os.environ.setdefault("DAF_BUTLER_CACHE_DIRECTORY_IF_UNSET", str(cache))
+                runner = Runner(folder)
+                os.close(started)
+                runner.run()
+                shutil.rmtree(cache, ignore_errors=True)
         code = 0
     except BaseException:
         traceback.print_exc()
     finally:
         warm.leave(code)
+
+
+def _take(lock: IO[str]) -> bool:
+    """Take the lock of a submit folder; somebody who looks whether it is taken holds it for a moment."""
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _kill(pid: int) -> None:
@@ -368,13 +377,26 @@ def _kill(pid: int) -> None:
 
 
 def _resident(pid: int) -> int:
-    """Resident memory of a worker and its children in MiB."""
-    try:
-        process = psutil.Process(pid)
-        total = process.memory_info().rss
-        for child in process.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                total += child.memory_info().rss
-    except psutil.Error:
-        return 0
-    return int(total // _MIB)
+    """Resident memory of a worker and what it started, in MiB."""
+    pages, waiting = 0, [pid]
+    while waiting:
+        process = Path("/proc") / str(waiting.pop())
+        with contextlib.suppress(OSError):
+            pages += int((process / "statm").read_text().split()[1])
+            waiting += map(int, (process / "task" / process.name / "children").read_text().split())
+    return pages * os.sysconf("SC_PAGE_SIZE") // _MIB
+
+
+def _memory_of_machine() -> int:
+    """Memory of the machine, or of the container that this process is in, in MiB."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total // _MIB
+
+
+def _kernel_kills() -> int:
+    """Count the processes that the kernel has killed because memory was short."""
+    with contextlib.suppress(OSError), open("/proc/vmstat") as lines:
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    return 0

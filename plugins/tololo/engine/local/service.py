@@ -94,6 +94,8 @@ class LocalService(BaseWmsService):  # type: ignore[misc]
         self, wms_workflow_id: str, hist: float = 1, is_global: bool = False
     ) -> tuple[WmsStates, str]:
         """Return the state of a run."""
+        if runner.is_running(Path(wms_workflow_id)):
+            return WmsStates.RUNNING, ""
         try:
             _, record = _read(Path(wms_workflow_id))
         except BadInputError as error:
@@ -180,6 +182,11 @@ def failures(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def fruitless_runners(folder: Path) -> int:
+    """Count the runners that began since a job last ended: if none of them lives, they died for nothing."""
+    return _read(folder)[1].runners
+
+
 def _read(folder: Path) -> tuple[Workflow, RunRecord]:
     workflow = Workflow.read(folder)
     record = Journal(folder).replay(workflow)
@@ -195,7 +202,7 @@ def _state(folder: Path, record: RunRecord) -> tuple[WmsStates, str]:
     if record.ended:
         failed = record.failed
         return (WmsStates.FAILED, f"{len(failed)} jobs failed") if failed else (WmsStates.SUCCEEDED, "")
-    if not record.submitted:
+    if not Journal(folder).path.exists():
         return WmsStates.PENDING, "not submitted yet"
     return WmsStates.HELD, f"its runner died; go on with: bps restart --id {folder}"
 

@@ -35,6 +35,8 @@ def work(inbox: socket.socket, parent: int) -> None:
     if os.getppid() != parent:
         return
     os.setpgrp()
+    # Where memory is short the kernel is to kill a job, not the database or the scheduler.
+    Path("/proc/self/oom_score_adj").write_text("800")
     inherited = dict(os.environ)
     with inbox.makefile("rwb") as lines:
         for line in lines:

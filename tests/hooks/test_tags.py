@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.hooks.curation import CurationHook
+
+from .curated import CALIB, NEW, OLD, build, content
+
+TAG = "20190401/flat/raw"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("made") / "repo")
+
+
+@pytest.fixture
+def hook(made: Path, tmp_path: Path) -> CurationHook:
+    return CurationHook(shutil.copytree(made, tmp_path / "repo"))
+
+
+def test_twice_is_once(hook: CurationHook) -> None:
+    report = hook.associate(TAG, ["bias", "notes"], [OLD])
+    assert (report.added, report.known, report.replaced) == (4, 0, ())
+    before = content(hook.repository)
+    report = hook.associate(TAG, ["bias", "notes"], [OLD])
+    assert (report.added, report.known) == (0, 4)
+    assert content(hook.repository) == before
+    assert hook.counts(TAG) == {"bias": 3, "notes": 1}
+
+
+def test_the_data_query_chooses_and_the_first_collection_wins(hook: CurationHook) -> None:
+    report = hook.associate(TAG, ["bias"], [NEW, OLD], "detector IN (1, 3)")
+    assert report.added == 2
+    with hook.open() as butler:
+        assert {ref.run for ref in butler.query_datasets("bias", TAG)} == {NEW}
+    assert hook.associate(TAG, ["bias"], [NEW], "instrument = 'DECam' AND detector = 2").added == 1
+
+
+def test_another_dataset_in_the_place_is_refused_unless_it_shall_be_replaced(hook: CurationHook) -> None:
+    hook.associate(TAG, ["bias"], [OLD])
+    before = content(hook.repository)
+    with pytest.raises(BadInputError, match=f"place of 2 datasets.*detector 1 from {OLD}.*{TAG}"):
+        hook.associate(TAG, ["bias"], [NEW], "detector IN (1, 2)")
+    assert content(hook.repository) == before
+    report = hook.associate(TAG, ["bias"], [NEW], "detector IN (1, 2)", replace=True)
+    assert (report.added, len(report.replaced)) == (2, 2)
+    with hook.open() as butler:
+        runs = {int(ref.dataId["detector"]): ref.run for ref in butler.query_datasets("bias", TAG)}
+    assert runs == {1: NEW, 2: NEW, 3: OLD}
+
+
+def test_taking_out_leaves_the_dataset(hook: CurationHook) -> None:
+    hook.associate(TAG, ["bias"], [OLD])
+    assert hook.disassociate(TAG, ["bias"], "detector > 1").removed == 2
+    assert hook.disassociate(TAG, ["bias"], "detector > 1").removed == 0
+    assert (hook.counts(TAG), hook.counts(OLD)) == ({"bias": 1}, {"bias": 3, "notes": 1})
+
+
+def test_a_dry_run_counts_and_writes_nothing(hook: CurationHook) -> None:
+    before = content(hook.repository)
+    assert hook.associate(TAG, ["bias"], [OLD], dry_run=True).added == 3
+    assert content(hook.repository) == before
+    hook.associate(TAG, ["bias"], [OLD])
+    before = content(hook.repository)
+    assert hook.disassociate(TAG, ["bias"], dry_run=True).removed == 3
+    assert hook.associate(TAG, ["bias"], [NEW], replace=True, dry_run=True).added == 3
+    assert content(hook.repository) == before
+
+
+def test_nothing_found_is_nothing_to_do_and_makes_no_collection(hook: CurationHook) -> None:
+    with pytest.raises(NothingToDoError, match="detector = 60"):
+        hook.associate(TAG, ["bias"], [OLD], "detector = 60")
+    assert hook.collections(TAG) == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "types", "sources", "where", "says"),
+    [
+        ("2019*/raw", ["bias"], [OLD], "", r"'2019\*'"),
+        ("20190401//raw", ["bias"], [OLD], "", r"part of the TAGGED collection.*is empty"),
+        (OLD, ["bias"], [NEW], "", "is a RUN, not a TAGGED"),
+        (TAG, ["bais"], [OLD], "", "no dataset type 'bais'.*did you mean bias"),
+        (TAG, [], [OLD], "", "No dataset type"),
+        (TAG, ["bias"], [], "", "No collection"),
+        (TAG, ["bias"], [OLD[:-1]], "", f"no collection '{OLD[:-1]}'.*did you mean.*{OLD}"),
+        (TAG, ["bias"], ["2019.*"], "", r"'2019\.\*'"),
+        (TAG, ["bias"], [OLD], "detektor = 1", "'detektor'"),
+        (TAG, ["bias"], [OLD], "detector = 'S1'", "do not agree"),
+        (TAG, ["bias"], [OLD], "detector IN (1, 2", "cannot be understood"),
+        (TAG, ["bias"], [OLD], "detector = 1 AN detector = 2", "AN detector"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(
+    hook: CurationHook, tag: str, types: list[str], sources: list[str], where: str, says: str
+) -> None:
+    before = content(hook.repository)
+    with pytest.raises(BadInputError, match=says) as caught:
+        hook.associate(tag, types, sources, where)
+    assert "What to do:" in str(caught.value)
+    assert content(hook.repository) == before
+
+
+def test_calibrations_of_several_times_are_no_source(hook: CurationHook) -> None:
+    hook.certify(CALIB, ["bias"], [OLD], "20190401")
+    hook.certify(CALIB, ["bias"], [NEW], "20190402")
+    with pytest.raises(BadInputError, match=r"each at its own time.*name the RUN"):
+        hook.associate(TAG, ["bias"], [CALIB])
+    with pytest.raises(BadInputError, match=f"'{CALIB}' is a CALIBRATION"):
+        hook.disassociate(CALIB, ["bias"])
+    with pytest.raises(BadInputError, match="no collection 'nowhere'"):
+        hook.disassociate("nowhere", ["bias"])
