@@ -41,7 +41,8 @@ DEFINITION = (
     "(wall time of the whole run - sum of the tasks' own time / workers) / quanta; the run is from the "
     "request to the last line of its record (graph, initialisation, quanta, aggregation into the registry, "
     "chain), or from the start to the end of the command; a task's own time is from the first to the last "
-    "line of its runQuantum, reading and writing included; workers: 2 (pipetask -j 1: 1)"
+    "line of its runQuantum, reading and writing included; workers: 2 (pipetask -j 1: 1). "
+    "overhead_while_running_s: the same from the first quantum's first line to the last one's last"
 )
 
 
@@ -85,8 +86,10 @@ class Side:
     run: Callable[[RunRequest, Path], str]
     first_s: list[float] = field(default_factory=list)
     overhead_s: list[float] = field(default_factory=list)
+    running_s: list[float] = field(default_factory=list)
     executed: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    failure: str = ""
 
 
 def ours(request: RunRequest, folder: Path) -> str:
@@ -190,7 +193,7 @@ def call(command: list[str], folder: Path) -> None:
         )
         try:
             code = process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
+        except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if code:
@@ -216,23 +219,41 @@ def sides(parsl_too: bool) -> list[Side]:
 
 
 def compare(toy: Toy, sides: list[Side], runs: int, folder: Path) -> list[measure.Row]:
-    """Let the sides run a toy in turn."""
+    """Let the sides run a toy in turn; a peer that fails is told and left out from then on."""
     rows = {side.name: measure.Row(toy.step, side.name, side.command) for side in sides}
     for number in range(runs):
         for side in sides:
-            place = folder / f"{side.name.replace(' ', '_')}-{number}"
-            with toy.fresh(place) as request:
-                started = time.time()
-                collection, cpu, wall = measure.cost(lambda: side.run(request, place))  # noqa: B023
-                rows[side.name].add(cpu, wall)
-                began, ended = executions(place / "journal"), executions(place / "journal", "ended")
-                side.first_s.append(began[0].time - started)
-                own = sum(e.time for e in ended) - sum(e.time for e in began)
-                side.overhead_s.append((wall - own / side.workers) / toy.quanta)
-                side.executed.append(len(began))
-                side.wrong += wrong_numbers(Path(request.repository), toy.subset, collection)
+            if side.failure:
+                continue
+            try:
+                cpu, wall = observe(toy, side, folder / f"{side.name.replace(' ', '_')}-{number}")
+            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                if side.name == OURS:
+                    raise
+                side.failure = f"{type(error).__name__}: {error}"
+                print(f"{toy.step}, run {number + 1}: {side.name} FAILED: {error}", flush=True)
+                continue
+            rows[side.name].add(cpu, wall)
             print(f"{toy.step}, run {number + 1}: {side.name} {wall:.2f} s", flush=True)
-    return list(rows.values())
+    return [rows[side.name] for side in sides if not side.failure]
+
+
+def observe(toy: Toy, side: Side, place: Path) -> tuple[float, float]:
+    """Run a toy once, note what was seen, and return processor and wall time."""
+    with toy.fresh(place) as request:
+        started = time.time()
+        collection, cpu, wall = measure.cost(lambda: side.run(request, place))
+        began, ended = executions(place / "journal"), executions(place / "journal", "ended")
+        if not ended:
+            raise RuntimeError(f"{side.name} has not done a single quantum")
+        own = sum(e.time for e in ended) - sum(e.time for e in began)
+        running = max(e.time for e in ended) - began[0].time
+        side.first_s.append(began[0].time - started)
+        side.overhead_s.append((wall - own / side.workers) / toy.quanta)
+        side.running_s.append((running - own / side.workers) / toy.quanta)
+        side.executed.append(len(began))
+        side.wrong += wrong_numbers(Path(request.repository), toy.subset, collection)
+    return cpu, wall
 
 
 def first_quantum(toy: Toy, cold: bool, runs: int, folder: Path) -> measure.Row:
@@ -290,9 +311,11 @@ def summary(toy: Toy, sides: list[Side]) -> dict[str, Any]:
             "executed": side.executed,
             "wrong_outputs": len(side.wrong),
             "overhead_per_quantum_s": round(statistics.median(side.overhead_s), 4),
+            "overhead_while_running_s": round(statistics.median(side.running_s), 4),
             "first_quantum_s": round(statistics.median(side.first_s), 2),
         }
         for side in sides
+        if not side.failure
     }
 
 
@@ -330,6 +353,7 @@ def main() -> int:
             for toy in (small, large)
         },
         "left_out": "500 quanta on bps+Parsl and pipetask -j 2: they would take an hour",
+        "failed_peers": {side.name: side.failure for side in (*few, *many) if side.failure},
     }
     ratios = measure.ratios(rows, by_wall=True)
     path = measure.write("engine", facts, rows, ratios, quality)

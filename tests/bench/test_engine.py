@@ -17,10 +17,11 @@ from tololo.simulation.drill import INPUTS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    yield importlib.import_module("engine")
+@pytest.fixture(scope="module")
+def engine() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "bench"))
+        yield importlib.import_module("engine")
     stop_server()
 
 
@@ -61,3 +62,21 @@ def partly(engine: ModuleType, request: RunRequest, folder: Path) -> str:
 def test_a_command_that_fails_is_told_with_the_end_of_its_log(engine: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)pipetask nosuch ended with 2:.*No such command"):
         engine.call(["pipetask", "nosuch"], tmp_path)
+
+
+def test_a_peer_that_fails_is_left_out_and_told(engine: ModuleType, tmp_path: Path) -> None:
+    def broken(request: RunRequest, folder: Path) -> str:
+        raise RuntimeError("no such peer")
+
+    toy = engine.Toy("1 quantum", "one", 1, 1, 1, tmp_path / "pristine")
+    toy.make()
+    peer = engine.Side("peer", "", 1, broken)
+    idle = engine.Side("idle", "", 1, lambda request, folder: request.parent)
+    assert engine.compare(toy, [peer, idle], 2, tmp_path) == []
+    assert engine.summary(toy, [peer, idle]) == {}
+    assert (peer.failure, idle.failure) == (
+        "RuntimeError: no such peer",
+        "RuntimeError: idle has not done a single quantum",
+    )
+    with pytest.raises(RuntimeError, match="no such peer"):
+        engine.compare(toy, [engine.Side("ours", "", 1, broken)], 1, tmp_path)

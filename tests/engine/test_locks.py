@@ -140,14 +140,19 @@ def test_nobody_but_the_owner_releases(make: Make) -> None:
 def test_a_dead_holder_is_reported_stale_with_its_age_and_broken_by_policy_only(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kill(in_another_process(make(THEIRS, ttl=0.5).acquire))
+    def work() -> None:
+        lock = make(THEIRS, ttl=0.5)
+        lock.acquire()
+        lock.renew(kept=True)
+
+    kill(in_another_process(work))
     ours = make()
     assert ours.status(lambda owner: "running").verdict is Verdict.HELD
     until(lambda: ours.status().verdict is Verdict.STALE)
     time.sleep(1.0)
     line = ours.status().line
     assert "held by difference_imaging manual__2" in line
-    assert "heartbeat 2 s ago" in line or "heartbeat 1 s ago" in line or "heartbeat 3 s ago" in line, line
+    assert int(line.partition("heartbeat ")[2].partition(" s ago")[0]) >= 1
     assert line.endswith("stale; that process is gone")
     with pytest.raises(UnavailableError, match=r"What to do: see whether its owner still works"):
         ours.acquire()
@@ -285,11 +290,13 @@ def test_a_keeper_that_was_paused_past_its_ttl_notices_that_it_lost(make: Make, 
         kill(pid)
 
 
-def test_a_ticket_holds_no_password(database: str) -> None:
+def test_a_ticket_holds_no_password() -> None:
+    database = "postgresql://tololo@127.0.0.1:1/apdb"
     lock = lock_for("apdb:2019_meanclip", OURS, database=database, password="hunter2")
     content = json.dumps(ticket(lock))
     assert "hunter2" not in content
-    assert "2019_meanclip" in content
+    again = from_ticket(json.loads(content))
+    assert (again.name, again.owner, again.place) == (lock.name, lock.owner, lock.place)
 
 
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, DatasetType
 
 from conftest import GOOD_VISITS, NIGHT, SPARE
 from sensors.datasets import G_EXPOSURE, G, R, add, add_g_exposure, add_raws, add_visit_images, certify
@@ -111,6 +111,11 @@ class TestDatasets:
         nowhere = f"{everywhere} AND tract = 0"
         assert datasets(visited, "visit_image", f"{NIGHT}/*", where=nowhere)["found"] == 0
 
+    def test_what_is_in_two_collections_counts_once(self, own_repository: Path) -> None:
+        for run in ("a/first", "a/second"):
+            add(own_repository, "bias", run, [{"instrument": "DECam", "detector": d} for d in (1, 2)])
+        assert datasets(own_repository, "bias", "a/*", "a/second")["found"] == 2
+
     def test_what_keeps_them_away_is_named(self, ingested: Path) -> None:
         answer = datasets(ingested, "visit_image", "absent", count=4)
         assert answer["missing"] == [
@@ -169,7 +174,7 @@ class TestCalibrations:
         assert answer["missing"] == ["bias for detector 26 (certified for other times only)"]
         assert answer["found"] == 2
 
-    def test_one_that_ends_between_two_exposures(self, night: Path) -> None:
+    def test_one_that_ends_in_the_midst_of_an_exposure(self, night: Path) -> None:
         from astropy.time import Time
         from lsst.daf.butler import CollectionType, Timespan
 
@@ -181,7 +186,8 @@ class TestCalibrations:
             refs = add(night, "bias", "ends", [{"instrument": "DECam", "detector": d} for d in (25, 26)])
             butler.collections.register("calib", CollectionType.CALIBRATION)
             begin = Time("2019-01-01T00:00:00", scale="tai")
-            butler.registry.certify("calib", refs[:1], Timespan(begin, second.timespan.begin))
+            middle = second.timespan.begin + (second.timespan.end - second.timespan.begin) / 2
+            butler.registry.certify("calib", refs[:1], Timespan(begin, middle))
             butler.registry.certify("calib", refs[1:], Timespan(begin, second.timespan.end))
         assert first.timespan.end < second.timespan.begin
         both = calibrations(night, "calib", kinds=["bias"], where=f"{RAWS} AND detector IN (25, 26)")
@@ -273,11 +279,11 @@ class TestTemplates:
     def test_without_visits_the_visits_are_missing(self, ingested: Path) -> None:
         answer = templates(ingested)
         assert not answer["ready"]
-        assert answer["missing"][0].startswith(f"visit_image in {NIGHT}/instcal where ({VISITS})")
+        assert answer["missing"] == [f"visit_image in {NIGHT}/instcal where {VISITS} (there are none)"]
 
     def test_a_sky_map_that_is_not_there(self, visited: Path) -> None:
         answer = templates(visited, skymap="absent")
-        assert "skymap = 'absent'" in answer["missing"][0]
+        assert "(none of them overlaps a patch of the sky map absent)" in answer["missing"][0]
         assert not answer["ready"]
 
 
@@ -290,6 +296,39 @@ class TestTheRepository:
         add(own_repository, "bias", "new", [{"instrument": "DECam", "detector": 3}])
         assert collections(own_repository, "new", types=("bias",))["ready"]
         assert datasets(own_repository, "bias", "new", where="instrument = 'DECam' AND detector = 3")["ready"]
+
+    def test_a_filter_that_others_register_is_seen(self, own_repository: Path) -> None:
+        add_raws(own_repository, (25,), GOOD_VISITS)
+        add(own_repository, "flat", "none", [])
+        assert calibrations(own_repository, kinds=["flat"])["missing"] == ["flat for filter r, detector 25"]
+        with Butler.from_config(str(own_repository), writeable=True) as butler:
+            new = {"instrument": "DECam", "name": "Q DECam", "band": "Q"}
+            butler.registry.insertDimensionData("physical_filter", new)
+            (known,) = butler.query_dimension_records("exposure", instrument="DECam", exposure=GOOD_VISITS[0])
+            other = {"id": G_EXPOSURE, "physical_filter": "Q DECam", "obs_id": "in Q", "seq_num": G_EXPOSURE}
+            butler.registry.insertDimensionData("exposure", known.toDict() | other)
+        add_raws(own_repository, (25,), [G_EXPOSURE])
+        assert calibrations(own_repository, kinds=["flat"])["missing"] == [
+            "flat for filter Q, detector 25",
+            "flat for filter r, detector 25",
+        ]
+
+    def test_a_dataset_type_that_others_made_anew_is_seen(self, own_repository: Path) -> None:
+        add_raws(own_repository, (25,), GOOD_VISITS)
+        with Butler.from_config(str(own_repository), writeable=True) as butler:
+            for dimensions in (("instrument", "detector"), ("instrument", "detector", "physical_filter")):
+                butler.registry.removeDatasetType("bias")
+                butler.registry.registerDatasetType(
+                    DatasetType(
+                        "bias",
+                        dimensions,
+                        "StructuredDataDict",
+                        universe=butler.dimensions,
+                        isCalibration=True,
+                    )
+                )
+                answer = calibrations(own_repository, kinds=["bias"])
+                assert ("filter r" in answer["missing"][0]) == ("physical_filter" in dimensions)
 
     def test_a_repository_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(BadInputError, match="repo_bootstrap") as caught:

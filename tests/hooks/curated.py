@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -65,6 +66,12 @@ def content(repository: Path | str) -> dict[str, Any]:
             ),
             "visits": len(butler.query_dimension_records("visit", explain=False, limit=None)),
         }
+
+
+def snapshot(*folders: Path | str) -> dict[str, str]:
+    """Every file below folders, the registry's too, with its checksum: what is left alone keeps it."""
+    found = (path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def files(folder: Path) -> list[tuple[str, int]]:

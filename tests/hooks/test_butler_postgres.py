@@ -89,6 +89,8 @@ def test_calibrations_certify_cut_and_copy(tmp_path: Path, registry_url: str) ->
     """What the database itself guards here, and SQLite does not: that ranges do not overlap."""
     hook = CurationHook(build(tmp_path / "repo", registry_url=registry_url, namespace="calibrations"))
     race_for_one_range(hook.repository)
+    assert hook.decertify(CALIB, "bias", "..").remaining == {}
+    assert hook.certify(CALIB, ["bias"], [OLD], "20190401..20190415").certified == 3
     assert hook.decertify(CALIB, "bias", "20190405..20190406", "detector = 2").remaining == {
         "20190401..20190415": 2,
         "20190401..20190404": 1,

@@ -13,7 +13,7 @@ from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.nights import night_bounds
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, content
+from .curated import CALIB, NEW, OLD, build, content, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -105,43 +105,34 @@ def test_valid_in_just_these_nights(hook: CurationHook) -> None:
     assert [valid(hook, moment) for moment in (end - second, end)] == [NEW, None]
 
 
-@pytest.mark.parametrize(
-    ("run", "validity"),
-    [
+def test_an_overlap_is_refused_with_what_is_in_the_way(hook: CurationHook) -> None:
+    hook.certify(CALIB, ["bias"], [OLD], "20190401..20190415")
+    before = snapshot(hook.repository)
+    for run, validity in (
         (NEW, "20190415..20190430"),
         (NEW, "20190401..20190415"),
         (NEW, ".."),
         (NEW, "2019-04-16T11:59:59.999999999.."),
         (OLD, "20190402..20190403"),
         (OLD, "20190401..20190416"),
-    ],
-)
-def test_an_overlap_is_refused_with_what_is_in_the_way(hook: CurationHook, run: str, validity: str) -> None:
-    hook.certify(CALIB, ["bias"], [OLD], "20190401..20190415")
-    before = content(hook.repository)
-    for dry_run in (True, False):
-        with pytest.raises(BadInputError) as caught:
-            hook.certify(CALIB, ["bias"], [run], validity, dry_run=dry_run)
-        for text in (
-            "3 of 3",
-            CALIB,
-            "detector 2",
-            OLD,
-            "20190401..20190415",
-            "2019-04-16T12:00:00",
-            "decertify",
-        ):
-            assert text in str(caught.value)
-        assert ("the same dataset" in str(caught.value)) == (run == OLD)
-    assert content(hook.repository) == before
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(BadInputError) as caught:
+                hook.certify(CALIB, ["bias"], [run], validity, dry_run=dry_run)
+            message = str(caught.value)
+            there = (OLD, "20190401..20190415", "2019-04-16T12:00:00")
+            for text in (*there, "3 of 3", CALIB, "detector 2", "decertify"):
+                assert text in message
+            assert ("the same dataset" in message) == (run == OLD)
+    assert snapshot(hook.repository) == before
 
 
 def test_an_overlap_of_one_detector_writes_none(hook: CurationHook) -> None:
     hook.certify(CALIB, ["bias"], [OLD], "20190401", "detector = 3")
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     with pytest.raises(BadInputError, match="1 of 3 datasets"):
         hook.certify(CALIB, ["bias"], [NEW], "20190401")
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
 def test_the_middle_of_a_range_is_taken_out(hook: CurationHook) -> None:
@@ -171,49 +162,40 @@ def test_ends_and_wholes_are_taken_out(hook: CurationHook) -> None:
 
 
 def test_a_dry_run_writes_nothing(hook: CurationHook) -> None:
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     report = hook.certify(CALIB, ["bias"], [OLD], "20190401..", dry_run=True)
     assert (report.certified, report.known) == (3, 0)
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
-@pytest.mark.parametrize(
-    ("collection", "types", "sources", "validity", "where", "says"),
-    [
-        ("20190401/calib/b?as", ["bias"], [OLD], "20190401", "", r"'b\?as'"),
-        (NEW, ["bias"], [OLD], "20190401", "", "is a RUN, not a CALIBRATION"),
-        (CALIB, ["notes"], [OLD], "20190401", "", "'notes' is no calibration"),
-        (CALIB, ["biases"], [OLD], "20190401", "", "no dataset type 'biases'.*bias"),
-        (CALIB, ["bias"], ["20190401/bias"], "20190401", "", "no collection '20190401/bias'"),
-        (CALIB, ["bias"], [OLD], "yesterday", "", "not a validity range"),
-        (CALIB, ["bias"], [OLD], "20190401", "detector == 1", "cannot be understood"),
-    ],
-)
-def test_bad_input_is_named_and_nothing_is_written(
-    hook: CurationHook,
-    collection: str,
-    types: list[str],
-    sources: list[str],
-    validity: str,
-    where: str,
-    says: str,
-) -> None:
-    before = content(hook.repository)
-    with pytest.raises(BadInputError, match=says) as caught:
-        hook.certify(collection, types, sources, validity, where)
-    assert "What to do:" in str(caught.value)
-    assert content(hook.repository) == before
-
-
-def test_what_is_not_there_cannot_be_certified_or_taken_out(hook: CurationHook) -> None:
-    before = content(hook.repository)
+def test_bad_input_is_named_and_nothing_is_written(hook: CurationHook) -> None:
+    before = snapshot(hook.repository)
+    good: dict[str, Any] = {
+        "collection": CALIB,
+        "types": ["bias"],
+        "sources": [OLD],
+        "validity": "20190401",
+        "where": "",
+    }
+    for change, says in (
+        ({"collection": "20190401/calib/b?as"}, r"'b\?as'"),
+        ({"collection": NEW}, "is a RUN, not a CALIBRATION"),
+        ({"types": ["notes"]}, "'notes' is no calibration"),
+        ({"types": ["biases"]}, r"no dataset type 'biases'.*bias"),
+        ({"sources": ["20190401/bias"]}, "no collection '20190401/bias'"),
+        ({"validity": "yesterday"}, "not a validity range"),
+        ({"where": "detector == 1"}, "cannot be understood"),
+    ):
+        with pytest.raises(BadInputError, match=says) as caught:
+            hook.certify(**(good | change))
+        assert "What to do:" in str(caught.value)
     with pytest.raises(NothingToDoError, match="detector = 9"):
         hook.certify(CALIB, ["bias"], [OLD], "20190401", "detector = 9")
     with pytest.raises(BadInputError, match="no collection '20190401/calib'"):
         hook.decertify("20190401/calib", "bias", "20190401")
     with pytest.raises(BadInputError, match="'notes' is no calibration"):
         hook.decertify(CALIB, "notes", "20190401")
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
 def test_processes_that_certify_at_once(hook: CurationHook) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tololo.facility.errors import BadInputError
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, content, files, in_process
+from .curated import CALIB, NEW, OLD, build, in_process, snapshot
 
 WORK: dict[str, Callable[[CurationHook, Path], Any]] = {
     "register_dataset_type": lambda hook, _: hook.register_dataset_type("dark", ["detector"], "DataFrame"),
@@ -92,21 +92,21 @@ def test_a_repository_that_cannot_be_written_to_is_told(shared: Path) -> None:
     hook = CurationHook(shared / "repo")
     load(hook, shared)
     permit(shared, 0o555)
-    before = content(hook.repository), files(shared)
+    before = snapshot(shared)
     for work in WORK.values():
         refused(lambda work=work: work(hook, shared))
-    assert (content(hook.repository), files(shared)) == before
+    assert snapshot(shared) == before
 
 
 def test_a_folder_of_it_that_cannot_be_written_to_is_told(shared: Path) -> None:
     hook = CurationHook(shared / "repo")
     load(hook, shared)
-    before = content(hook.repository), files(shared)
+    before = snapshot(shared)
     run = Path(hook.repository) / NEW
     permit(run, 0o555)
     refused(lambda: hook.ingest_files("bias", NEW, shared / "list.csv", transfer="copy"))
     refused(lambda: hook.prune([NEW], unlink=True))
-    assert (content(hook.repository), files(shared)) == before
+    assert snapshot(shared) == before
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -120,12 +120,12 @@ def test_a_repository_that_is_not_there_is_told(made: Path, name: str, tmp_path:
 def test_a_dataset_type_is_registered_once(made: Path, tmp_path: Path) -> None:
     hook = CurationHook(shutil.copytree(made / "repo", tmp_path / "repo"))
     dark: tuple[Any, ...] = ("dark", ["instrument", "detector"], "StructuredDataDict")
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     assert hook.register_dataset_type(*dark, is_calibration=True, dry_run=True) is True
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
     assert hook.register_dataset_type(*dark, is_calibration=True) is True
     assert hook.register_dataset_type("dark", ["detector"], dark[2], is_calibration=True) is False
-    after = content(hook.repository)
+    after = snapshot(hook.repository)
     for change, says in (
         ({}, r"another form: StructuredDataDict of instrument, detector \(calibration\), not"),
         ({"name": "dark*"}, r"dark\*"),
@@ -135,4 +135,4 @@ def test_a_dataset_type_is_registered_once(made: Path, tmp_path: Path) -> None:
         asked = dict(zip(("name", "dimensions", "storage_class"), dark, strict=True)) | change
         with pytest.raises(BadInputError, match=says):
             hook.register_dataset_type(**asked)
-    assert content(hook.repository) == after
+    assert snapshot(hook.repository) == after

@@ -13,7 +13,7 @@ from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.hooks import imports
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, build_empty, content, die, files, in_process
+from .curated import CALIB, NEW, OLD, build, build_empty, content, die, files, in_process, snapshot
 
 CHAIN = "DECam/calib"
 BUTLER = str(Path(sys.executable).with_name("butler"))
@@ -94,11 +94,11 @@ def test_a_folder_with_something_else_is_refused(source: CurationHook, export: P
     assert not (tmp_path / "flats").exists()
 
 
-@pytest.mark.parametrize("how", ["copy", "hardlink", "symlink", "direct"])
+@pytest.mark.parametrize("how", ["copy", "direct"])
 def test_import_twice_is_once(source: CurationHook, export: Path, target: CurationHook, how: str) -> None:
-    before = content(target.repository)
+    before = snapshot(target.repository)
     planned = target.import_calibrations(export, how=how, dry_run=True)
-    assert content(target.repository) == before
+    assert snapshot(target.repository) == before
     report = target.import_calibrations(export, how=how)
     assert (report.copied, report.known, report.certified) == (6, 0, {"20190416/calib/bias": 3, CALIB: 4})
     assert (planned.copied, planned.bytes, planned.certified) == (
@@ -164,7 +164,7 @@ def test_a_killed_import_is_completed(
 
 
 def test_a_spoilt_export_is_refused_and_nothing_is_written(export: Path, target: CurationHook) -> None:
-    before = content(target.repository), files(Path(target.repository))
+    before = snapshot(target.repository)
     victim = next(export.rglob("bias_*.yaml"))
     whole, index = victim.read_bytes(), (export / "export.yaml").read_text()
     for spoil, says in (
@@ -185,7 +185,7 @@ def test_a_spoilt_export_is_refused_and_nothing_is_written(export: Path, target:
             target.import_calibrations(export)
         victim.write_bytes(whole)
         (export / "export.yaml").write_text(index)
-    assert (content(target.repository), files(Path(target.repository))) == before
+    assert snapshot(target.repository) == before
     with pytest.raises(BadInputError, match="no export"):
         target.import_calibrations(export / "nowhere")
     with pytest.raises(BadInputError, match="'move' is not a way to copy"):
@@ -198,10 +198,10 @@ def test_an_overlap_and_a_repository_that_does_not_fit_are_refused(
     target.import_calibrations(export)
     target.decertify(CALIB, "bias", "..")
     target.certify(CALIB, ["bias"], [NEW], "20190402", "detector = 1")
-    before = content(target.repository)
+    before = snapshot(target.repository)
     with pytest.raises(BadInputError, match=rf"detector 1.*{NEW}.*20190402"):
         target.import_calibrations(export)
-    assert content(target.repository) == before
+    assert snapshot(target.repository) == before
     Butler.makeRepo(str(tmp_path / "bare"))
     with pytest.raises(BadInputError, match="no instrument DECam"):
         CurationHook(tmp_path / "bare").import_calibrations(export)

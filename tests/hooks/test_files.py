@@ -11,7 +11,7 @@ from lsst.daf.butler import Butler
 from tololo.facility.errors import BadInputError
 from tololo.hooks.curation import CurationHook
 
-from .curated import build, content, die, in_process
+from .curated import build, content, die, in_process, snapshot
 
 RUN = "DECam/bias/nominal"
 
@@ -85,50 +85,46 @@ def test_one_file_of_several_datasets_and_values_for_all(hook: CurationHook, fol
 
 
 def test_a_dry_run_checks_and_writes_nothing(hook: CurationHook, folder: Path) -> None:
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     assert hook.ingest_files("bias", RUN, folder / "list.ecsv", dry_run=True).ingested == 5
     write(folder, [("b10.yaml", 10), ("absent.yaml", 11)])
     with pytest.raises(BadInputError, match=r"absent\.yaml.*row 2"):
         hook.ingest_files("bias", RUN, folder / "list.ecsv", dry_run=True)
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
 @pytest.mark.parametrize("transfer", ["direct", "copy"])
 def test_another_file_in_the_place_is_refused(hook: CurationHook, folder: Path, transfer: str) -> None:
     hook.ingest_files("bias", RUN, folder / "list.ecsv", transfer=transfer)
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     (folder / "newer.yaml").write_text("level: 99\n")
     write(folder, [("b10.yaml", 10), ("newer.yaml", 11), ("b12.yaml", 20)])
     with pytest.raises(BadInputError, match=r"detector 11 is there from another file.*newer\.yaml"):
         hook.ingest_files("bias", RUN, folder / "list.ecsv", transfer=transfer)
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "says"),
-    [
-        ([("b10.yaml", 10), ("gone.yaml", 11)], ("file", "detector"), r"gone\.yaml.*row 2"),
-        ([("b10.yaml", 10), ("b11.yaml", 10)], ("file", "detector"), "Rows 1 and 2 are the same"),
-        ([("b10.yaml", 10), ("b11.yaml", 99)], ("file", "detector"), "'detector': 99.*row 2"),
-        ([("b10.yaml", "S29")], ("file", "detector"), "S29.*row 1"),
+def test_a_bad_row_is_named_and_nothing_is_ingested(hook: CurationHook, folder: Path) -> None:
+    before = snapshot(hook.repository)
+    usual = ("file", "detector")
+    for rows, columns, says in (
+        ([("b10.yaml", 10), ("gone.yaml", 11)], usual, r"gone\.yaml.*row 2"),
+        ([("b10.yaml", 10), ("b11.yaml", 10)], usual, "Rows 1 and 2 are the same"),
+        ([("b10.yaml", 10), ("b11.yaml", 99)], usual, r"'detector': 99.*row 2"),
+        ([("b10.yaml", "S29")], usual, r"S29.*row 1"),
         ([("b10.yaml", 10)], ("file", "ccd"), "'ccd' is no dimension of bias"),
         ([("b10.yaml", "DECam")], ("file", "instrument"), "'detector' of bias is missing"),
         ([(10, "b10.yaml")], ("detector", "file"), "'file' is no dimension"),
-    ],
-)
-def test_a_bad_row_is_named_and_nothing_is_ingested(
-    hook: CurationHook, folder: Path, rows: list[tuple[Any, ...]], columns: tuple[str, ...], says: str
-) -> None:
-    before = content(hook.repository)
-    write(folder, rows, columns)
-    with pytest.raises(BadInputError, match=says) as caught:
-        hook.ingest_files("bias", RUN, folder / "list.ecsv")
-    assert "list.ecsv" in str(caught.value)
-    assert content(hook.repository) == before
+    ):
+        write(folder, rows, columns)
+        with pytest.raises(BadInputError, match=says) as caught:
+            hook.ingest_files("bias", RUN, folder / "list.ecsv")
+        assert "list.ecsv" in str(caught.value)
+    assert snapshot(hook.repository) == before
 
 
 def test_bad_names_and_tables_are_refused(hook: CurationHook, folder: Path) -> None:
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     good: dict[str, Any] = {"dataset_type": "bias", "run": RUN, "table": folder / "list.ecsv"}
     (folder / "empty.csv").write_text("file,detector\n")
     (folder / "garbage.ecsv").write_text("# %ECSV 1.0\nnot: [a table\n")
@@ -146,7 +142,7 @@ def test_bad_names_and_tables_are_refused(hook: CurationHook, folder: Path) -> N
     ):
         with pytest.raises(BadInputError, match=says):
             hook.ingest_files(**(good | change))
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
 def test_the_file_in_the_repository_is_the_one_that_was_given(hook: CurationHook, folder: Path) -> None:

@@ -9,7 +9,7 @@ from lsst.daf.butler import Butler, DatasetRef, FileDataset
 from tololo.facility.errors import BadInputError
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, content, die, files, in_process
+from .curated import CALIB, NEW, OLD, build, content, die, files, in_process, snapshot
 
 CHAIN = "20190401/bias"
 
@@ -54,14 +54,14 @@ def test_what_needs_a_run_is_named_and_nothing_is_removed(hook: CurationHook) ->
     hook.associate("mine/good", ["bias"], [OLD], "detector = 1")
     hook.certify(CALIB, ["bias"], [OLD], "20190401..20190415")
     hook.decertify(CALIB, "bias", "20190405")
-    before = content(hook.repository), files(Path(hook.repository))
+    before = snapshot(hook.repository)
     for chains in ([], [CHAIN], ["mine/good", CALIB]):
         for dry_run in (True, False):
             with pytest.raises(BadInputError) as caught:
                 hook.prune([OLD, NEW], chains=chains, dry_run=dry_run)
             for name in {CHAIN, "mine/good", CALIB}:
                 assert (f"{name} needs" in str(caught.value)) == (name not in chains)
-    assert (content(hook.repository), files(Path(hook.repository))) == before
+    assert snapshot(hook.repository) == before
     report = hook.prune([OLD], chains=[CHAIN, "mine/good", CALIB])
     assert set(report.unlinked) == {CHAIN, "mine/good", CALIB}
     assert content(hook.repository)["collections"][CHAIN] == ("CHAINED", (NEW, "refcats"))
@@ -80,11 +80,11 @@ def test_unlink_means_everywhere(hook: CurationHook) -> None:
 def test_only_runs_are_pruned(hook: CurationHook) -> None:
     hook.write_chain(CHAIN, None)
     hook.certify(CALIB, ["bias"], [NEW], "20190401")
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     for name, kind in ((CHAIN, "CHAINED"), (CALIB, "CALIBRATION")):
         with pytest.raises(BadInputError, match=f"'{name}' is a {kind}"):
             hook.prune([OLD, name], unlink=True)
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
 @pytest.mark.parametrize("place", ["emptyTrash", "removeCollection"])

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, content
+from .curated import CALIB, NEW, OLD, build, content, snapshot
 
 TAG = "20190401/flat/raw"
 
@@ -43,10 +44,10 @@ def test_the_data_query_chooses_and_the_first_collection_wins(hook: CurationHook
 
 def test_another_dataset_in_the_place_is_refused_unless_it_shall_be_replaced(hook: CurationHook) -> None:
     hook.associate(TAG, ["bias"], [OLD])
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     with pytest.raises(BadInputError, match=f"place of 2 datasets.*detector 1 from {OLD}.*{TAG}"):
         hook.associate(TAG, ["bias"], [NEW], "detector IN (1, 2)")
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
     report = hook.associate(TAG, ["bias"], [NEW], "detector IN (1, 2)", replace=True)
     assert (report.added, len(report.replaced)) == (2, 2)
     with hook.open() as butler:
@@ -62,14 +63,14 @@ def test_taking_out_leaves_the_dataset(hook: CurationHook) -> None:
 
 
 def test_a_dry_run_counts_and_writes_nothing(hook: CurationHook) -> None:
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     assert hook.associate(TAG, ["bias"], [OLD], dry_run=True).added == 3
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
     hook.associate(TAG, ["bias"], [OLD])
-    before = content(hook.repository)
+    before = snapshot(hook.repository)
     assert hook.disassociate(TAG, ["bias"], dry_run=True).removed == 3
     assert hook.associate(TAG, ["bias"], [NEW], replace=True, dry_run=True).added == 3
-    assert content(hook.repository) == before
+    assert snapshot(hook.repository) == before
 
 
 def test_nothing_found_is_nothing_to_do_and_makes_no_collection(hook: CurationHook) -> None:
@@ -78,31 +79,27 @@ def test_nothing_found_is_nothing_to_do_and_makes_no_collection(hook: CurationHo
     assert hook.collections(TAG) == []
 
 
-@pytest.mark.parametrize(
-    ("tag", "types", "sources", "where", "says"),
-    [
-        ("2019*/raw", ["bias"], [OLD], "", r"'2019\*'"),
-        ("20190401//raw", ["bias"], [OLD], "", r"part of the TAGGED collection.*is empty"),
-        (OLD, ["bias"], [NEW], "", "is a RUN, not a TAGGED"),
-        (TAG, ["bais"], [OLD], "", "no dataset type 'bais'.*did you mean bias"),
-        (TAG, [], [OLD], "", "No dataset type"),
-        (TAG, ["bias"], [], "", "No collection"),
-        (TAG, ["bias"], [OLD[:-1]], "", f"no collection '{OLD[:-1]}'.*did you mean.*{OLD}"),
-        (TAG, ["bias"], ["2019.*"], "", r"'2019\.\*'"),
-        (TAG, ["bias"], [OLD], "detektor = 1", "'detektor'"),
-        (TAG, ["bias"], [OLD], "detector = 'S1'", "do not agree"),
-        (TAG, ["bias"], [OLD], "detector IN (1, 2", "cannot be understood"),
-        (TAG, ["bias"], [OLD], "detector = 1 AN detector = 2", "AN detector"),
-    ],
-)
-def test_bad_input_is_named_and_nothing_is_written(
-    hook: CurationHook, tag: str, types: list[str], sources: list[str], where: str, says: str
-) -> None:
-    before = content(hook.repository)
-    with pytest.raises(BadInputError, match=says) as caught:
-        hook.associate(tag, types, sources, where)
-    assert "What to do:" in str(caught.value)
-    assert content(hook.repository) == before
+def test_bad_input_is_named_and_nothing_is_written(hook: CurationHook) -> None:
+    before = snapshot(hook.repository)
+    good: dict[str, Any] = {"tag": TAG, "types": ["bias"], "sources": [OLD], "where": ""}
+    for change, says in (
+        ({"tag": "2019*/raw"}, r"'2019\*'"),
+        ({"tag": "20190401//raw"}, r"part of the TAGGED collection.*is empty"),
+        ({"tag": OLD}, "is a RUN, not a TAGGED"),
+        ({"types": ["bais"]}, r"no dataset type 'bais'.*did you mean bias"),
+        ({"types": []}, "No dataset type"),
+        ({"sources": []}, "No collection"),
+        ({"sources": [OLD[:-1]]}, rf"no collection '{OLD[:-1]}'.*did you mean.*{OLD}"),
+        ({"sources": ["2019.*"]}, r"'2019\.\*'"),
+        ({"where": "detektor = 1"}, "'detektor'"),
+        ({"where": "detector = 'S1'"}, "do not agree"),
+        ({"where": "detector IN (1, 2"}, "cannot be understood"),
+        ({"where": "detector = 1 AN detector = 2"}, "AN detector"),
+    ):
+        with pytest.raises(BadInputError, match=says) as caught:
+            hook.associate(**(good | change))
+        assert "What to do:" in str(caught.value)
+    assert snapshot(hook.repository) == before
 
 
 def test_calibrations_of_several_times_are_no_source(hook: CurationHook) -> None:

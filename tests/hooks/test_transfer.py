@@ -12,7 +12,7 @@ from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableE
 from tololo.hooks import transfer as module
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, build_empty, content, die, files, in_process
+from .curated import CALIB, NEW, OLD, build, build_empty, content, die, files, in_process, snapshot
 
 CHAIN = "DECam/calib"
 
@@ -39,7 +39,7 @@ def ranges(hook: CurationHook) -> set[tuple[Any, ...]]:
     return set(content(hook.repository)["associations"])
 
 
-@pytest.mark.parametrize("how", ["copy", "hardlink", "symlink"])
+@pytest.mark.parametrize("how", ["copy", "symlink"])
 def test_twice_is_once(hooks: tuple[CurationHook, CurationHook], how: str) -> None:
     source, target = hooks
     before = content(source.repository), files(Path(source.repository))
@@ -62,9 +62,9 @@ def test_twice_is_once(hooks: tuple[CurationHook, CurationHook], how: str) -> No
 
 def test_a_dry_run_counts_and_writes_nothing(hooks: tuple[CurationHook, CurationHook]) -> None:
     source, target = hooks
-    before = content(target.repository), files(Path(target.repository))
+    before = snapshot(target.repository)
     planned = target.transfer_calibrations(source, [CHAIN], dry_run=True)
-    assert (content(target.repository), files(Path(target.repository))) == before
+    assert snapshot(target.repository) == before
     done = target.transfer_calibrations(source, [CHAIN])
     assert (planned.copied, planned.files, planned.bytes, planned.certified) == (
         done.copied,
@@ -90,11 +90,11 @@ def test_an_overlap_is_refused_before_anything_is_copied(hooks: tuple[CurationHo
     source, target = hooks
     target.transfer_datasets(source, ["bias"], [NEW])
     target.certify(CALIB, ["bias"], [NEW], "20190410", "detector = 3")
-    before = content(target.repository), files(Path(target.repository))
+    before = snapshot(target.repository)
     for dry_run in (True, False):
         with pytest.raises(BadInputError, match=rf"1 of 4 .*detector 3.*{NEW}.*20190410"):
             target.transfer_calibrations(source, [CHAIN], dry_run=dry_run)
-    assert (content(target.repository), files(Path(target.repository))) == before
+    assert snapshot(target.repository) == before
 
 
 def test_datasets_by_query(hooks: tuple[CurationHook, CurationHook]) -> None:
@@ -196,10 +196,10 @@ def test_repositories_that_do_not_fit_are_refused(
     with pytest.raises(BadInputError, match=r"no instrument DECam.*repo_bootstrap"):
         bare.transfer_calibrations(source, [CHAIN])
     other = CurationHook(build(tmp_path / "other"))
-    before = content(other.repository)
+    before = snapshot(other.repository)
     with pytest.raises(BadInputError, match=rf"another dataset bias of detector 1.*{OLD}"):
         other.transfer_datasets(source, ["bias"], [OLD])  # the same data IDs and RUN, other datasets
-    assert content(other.repository) == before
+    assert snapshot(other.repository) == before
     for absent in (CurationHook(tmp_path / "absent"), source):
         with pytest.raises(BadInputError, match="no Butler repository"):
             CurationHook(tmp_path / "absent").transfer_datasets(absent, ["bias"], [OLD])
@@ -207,7 +207,7 @@ def test_repositories_that_do_not_fit_are_refused(
 
 def test_bad_input_is_named(hooks: tuple[CurationHook, CurationHook]) -> None:
     source, target = hooks
-    before = content(target.repository)
+    before = snapshot(target.repository)
     for names, types, how, says in (
         (["DECam/calibs"], [], "copy", f"no collection 'DECam/calibs'.*{CHAIN}"),
         ([OLD], [], "copy", f"'{OLD}' is a RUN, not a CALIBRATION or CHAINED"),
@@ -222,4 +222,4 @@ def test_bad_input_is_named(hooks: tuple[CurationHook, CurationHook]) -> None:
         target.transfer_calibrations(source, [CHAIN], ["flat"])
     with pytest.raises(NothingToDoError, match="detector = 62"):
         target.transfer_datasets(source, ["bias"], [OLD], "detector = 62")
-    assert content(target.repository) == before
+    assert snapshot(target.repository) == before

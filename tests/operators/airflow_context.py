@@ -29,7 +29,7 @@ class TaskInstance:
     task_id: str = "task"
     map_index: int = -1
     try_number: int = 1
-    max_tries: int = 1
+    max_tries: int = 0
     start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
     stats_tags: dict[str, str] = field(default_factory=dict)
     xcoms: dict[str, Any] = field(default_factory=dict)

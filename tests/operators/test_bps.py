@@ -255,6 +255,25 @@ def test_a_cleared_task_runs_again_and_finds_everything_done(drill: Drill) -> No
     assert set(drill.tries("drillTwo").values()) == {1}
 
 
+def test_clearing_a_task_that_waits_starts_over(drill: Drill) -> None:
+    write_faults(drill.faults, sleep={"2": 600})
+    drill.defer()
+    write_faults(drill.faults)
+    drill.clear()
+    assert drill.run()["done"] == 9
+    assert [attempt.is_cancelled for attempt in drill.attempts] == [True, False]
+    assert not drill.attempts[0].is_alive()
+    assert drill.wrong() == []
+
+
+def test_an_outcome_from_before_a_clear_is_not_passed_off_as_new(drill: Drill) -> None:
+    deferred = drill.defer()
+    asyncio.run(asyncio.wait_for(anext(deferred.trigger.run()), 300))
+    drill.clear()
+    assert drill.run()["done"] == 9
+    assert len(drill.attempts) == 2
+
+
 def test_the_driver_may_die_while_nobody_looks(drill: Drill) -> None:
     write_faults(drill.faults, sleep={"*": 0.3})
     deferred = drill.defer()

@@ -172,6 +172,16 @@ def test_a_lock_whose_dag_run_has_ended(dataset: Path, policy: str, monkeypatch:
         assert sensor.execute(filled) == 1
 
 
+def test_a_dry_run_breaks_nothing(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LockHook, "run_state", lambda *_: MISSING)
+    taken(f"folder:{dataset}")
+    sensor, filled = make(
+        DatasetLockSensor, locks=str(dataset), policy="if_run_ended", params={"dry_run": True}
+    )
+    assert sensor.execute(filled) == 0
+    assert (dataset / LOCK_FILE).exists()
+
+
 def test_the_lock_of_another_tool_is_never_broken(dataset: Path) -> None:
     (dataset / LOCK_FILE).write_text("2019-04-01T03:00:00")
     sensor, filled = make(DatasetLockSensor, locks=str(dataset), policy="if_stale", timeout=0.3)

@@ -59,6 +59,16 @@ def test_a_soft_time_out_is_a_skip_with_the_reason(repository: Path, deferrable:
     assert MISSING in filled["task_state_store"]["progress"]
 
 
+def test_a_dry_run_says_what_is_missing_and_does_not_wait(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sensor, filled = make(CollectionSensor, collections="skymaps,absent", params={"dry_run": True})
+    assert sensor.execute(filled) == 1
+    output = capsys.readouterr().out
+    assert MISSING in output
+    assert "would be waited for" in output
+
+
 def test_without_a_triggerer_the_task_waits_itself(repository: Path) -> None:
     sensor, filled = make(CollectionSensor, collections="absent", deferrable=False, timeout=0.5)
     with pytest.raises(AirflowSensorTimeout) as caught:

@@ -40,7 +40,7 @@ free_port() {
 configure() {
     node=$(hostname -s)
     user=$(id -un)
-    cores=$(nproc)
+    cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
     memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
     cat >"$1/slurm.conf" <<END
 ClusterName=tololo
@@ -89,7 +89,7 @@ END
 }
 
 # alive FOLDER DAEMON
-alive() { [ -s "$1/$2.pid" ] && kill -0 "$(cat "$1/$2.pid")" 2>/dev/null; }
+alive() { [ -s "$1/$2.pid" ] && kill -0 "$(cat "$1/$2.pid" 2>/dev/null)" 2>/dev/null; }
 
 start() {
     if ! complete; then
@@ -131,7 +131,7 @@ stop() {
     fi
     for daemon in slurmd slurmctld munged; do
         if alive "$folder" $daemon; then
-            kill "$(cat "$folder/$daemon.pid")" || true
+            kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
             waited=0
             while alive "$folder" $daemon && [ $waited -lt 40 ]; do
                 waited=$((waited + 1))

@@ -17,6 +17,7 @@ import pytest
 from sensors.datasets import add
 from sensors.waiting import only_event, rebuilt
 from tololo.engine import client
+from tololo.facility.waiting import Answer, answer
 from tololo.triggers import questions
 from tololo.triggers.questions import QuestionTrigger
 from tololo.triggers.waiting import Waited
@@ -102,6 +103,20 @@ def test_what_can_never_be_answered_is_an_error(ingested: Path, changes: dict[st
     (waited,) = run(trigger(ingested, "skymaps", **changes))
     assert waited["outcome"] == "error"
     assert re.search(says, waited["message"])
+
+
+def test_who_takes_long_to_answer_is_asked_less_often(ingested: Path) -> None:
+    looks = []
+
+    class Slow(QuestionTrigger):
+        async def look_async(self) -> Answer:
+            looks.append(time.monotonic())
+            await asyncio.sleep(0.1)
+            return answer(["something"], 0)
+
+    slow = Slow(question="", question_arguments={}, deadline=time.time() + 2.0, poke_interval=0.05)
+    assert asyncio.run(only_event(slow))["outcome"] == "timeout"
+    assert 1 < len(looks) <= 6
 
 
 class TestAServerThatDoesNotAnswer:

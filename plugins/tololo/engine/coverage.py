@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lsst.sphgeom import DISJOINT
 
 from tololo.engine.repositories import existing, known_types
 from tololo.facility.waiting import Answer, answer, numbered
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
+    from lsst.sphgeom import Region
+    from numpy.typing import NDArray
+
+REGION = "visit_detector_region.region"
 
 Patch = tuple[str, int, int]
 """Band, tract, patch."""
@@ -51,12 +58,13 @@ def templates(
         ``found`` counts the patches that are needed and there. Where there are no visit images, or none that
         overlaps a patch, these are missing.
     """
-    on_map = f"skymap = '{skymap}'"
-    chosen = f"({where}) AND {on_map}" if where else on_map
-    needed = _patches(butler, image, visits, chosen, ("visit", "detector", "tract", "patch", "band"))
+    regions = _regions(butler, image, visits, where)
+    needed = _needed(butler, regions, skymap)
     if not needed:
-        return answer([f"{image} in {', '.join(visits)} where {chosen} (none of that overlaps a patch)"], 0)
-    there = needed & _patches(butler, template, templates, on_map, ("tract", "patch", "band"))
+        why = "none of them overlaps a patch of the sky map " + skymap if regions else "there are none"
+        chosen = f" where {where}" if where else ""
+        return answer([f"{image} in {', '.join(visits)}{chosen} ({why})"], 0)
+    there = needed & _made(butler, template, templates, skymap)
     lacking: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
     for band, tract, patch in needed - there:
         lacking[band, tract].add(patch)
@@ -69,13 +77,72 @@ def templates(
     return answer(missing, len(there), ready=enough)
 
 
-def _patches(
-    butler: Butler, dataset_type: str, collections: list[str], where: str, dimensions: tuple[str, ...]
-) -> set[Patch]:
-    """Return the patches that datasets of a type have or overlap."""
-    there, _ = existing(butler, collections)
-    if not there or not known_types(butler, [dataset_type]):
+def _regions(butler: Butler, image: str, visits: list[str], where: str) -> list[dict[str, Any]]:
+    """Return instrument, visit, band and region of each visit image."""
+    there, _ = existing(butler, visits)
+    if not there or not known_types(butler, [image]):
+        return []
+    with butler.query() as query:
+        chosen = query.join_dataset_search(image, there)
+        if where:
+            chosen = chosen.where(where)
+        rows = chosen.general(("visit", "detector"), REGION, find_first=False)
+        return [row for row in rows if row[REGION] is not None]
+
+
+def _needed(butler: Butler, images: list[dict[str, Any]], skymap: str) -> set[Patch]:
+    """Return the patches that overlap an image.
+
+    The database finds the tracts; patches are compared here, twenty times faster than the database compares
+    them with all detectors of a night.
+    """
+    if not images:
+        return set()
+    numbers = ", ".join(str(visit) for visit in sorted({row["visit"] for row in images}))
+    near = f"instrument = '{images[0]['instrument']}' AND visit IN ({numbers}) AND skymap = '{skymap}'"
+    with butler.query() as query:
+        tracts = {str(key["tract"]) for key in query.where(near).data_ids(("visit", "tract"))}
+    if not tracts:
         return set()
     with butler.query() as query:
-        found = query.join_dataset_search(dataset_type, there).where(where).data_ids(dimensions)
-        return {(str(key["band"]), int(key["tract"]), int(key["patch"])) for key in found}
+        on_tracts = query.where(f"skymap = '{skymap}' AND tract IN ({', '.join(sorted(tracts))})")
+        patches = list(on_tracts.dimension_records("patch"))
+    bands: defaultdict[str, list[Region]] = defaultdict(list)
+    for row in images:
+        bands[str(row["band"])].append(row[REGION])
+    return {
+        (band, patches[index].tract, patches[index].id)
+        for band, regions in bands.items()
+        for index in _overlapped([patch.region for patch in patches], regions)
+    }
+
+
+def _overlapped(patches: list[Region], images: list[Region]) -> list[int]:
+    """Return the indices of the patches that overlap any image."""
+    (at, reach), (around, radius) = _circles(patches), _circles(images)
+    separation = np.arccos(np.clip(at @ around.T, -1, 1))
+    close = separation <= reach[:, None] + radius[None, :] + 1e-9
+    return [
+        index
+        for index, patch in enumerate(patches)
+        if any(not patch.relate(images[other]) & DISJOINT for other in np.flatnonzero(close[index]))
+    ]
+
+
+def _circles(regions: list[Region]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return centres, shape ``(n, 3)``, and radii, radians, of circles around regions."""
+    circles = [region.getBoundingCircle() for region in regions]
+    centres = [circle.getCenter() for circle in circles]
+    radii = [circle.getOpeningAngle().asRadians() for circle in circles]
+    return np.array([[at.x(), at.y(), at.z()] for at in centres]), np.array(radii)
+
+
+def _made(butler: Butler, template: str, templates: list[str], skymap: str) -> set[Patch]:
+    """Return the patches that have a template."""
+    there, _ = existing(butler, templates)
+    if not there or not known_types(butler, [template]):
+        return set()
+    with butler.query() as query:
+        found = query.join_dataset_search(template, there).where(f"skymap = '{skymap}'")
+        keys = found.data_ids(("tract", "patch", "band"))
+        return {(str(key["band"]), int(key["tract"]), int(key["patch"])) for key in keys}

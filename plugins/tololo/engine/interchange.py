@@ -6,10 +6,12 @@ blocks would then wait on it until their time is over. Without it they end by th
 
 from __future__ import annotations
 
+import ctypes
 import runpy
+import signal
 
-from tololo.engine.local.worker import die_with_parent
+_PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":
-    die_with_parent()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     runpy.run_module("parsl.executors.high_throughput.interchange", run_name="__main__", alter_sys=True)

@@ -289,5 +289,10 @@ class Lock(ABC):
 
 
 def _is_gone(record: LockRecord) -> bool:
-    """Tell whether the process in a lock was one of this machine and has ended; it decides nothing."""
+    """Tell whether the process of a lock was one of this machine and has ended; that decides nothing.
+
+    A lock that a task took for its DAG run needs no process.
+    """
+    if record.owner is None or (record.owner.facility and not record.kept):
+        return False
     return record.host == socket.gethostname() and process_started(record.pid) != record.pid_started

@@ -99,7 +99,10 @@ def facility_id() -> str:
     path = locks_folder() / "facility"
     if not path.exists():
         beside = path.with_name(f".facility.{secrets.token_hex(4)}")
-        beside.write_text(secrets.token_hex(4) + "\n")
+        with open(beside, "w") as file:
+            file.write(secrets.token_hex(4) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(beside, path)
         beside.unlink()

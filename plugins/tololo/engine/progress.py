@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -55,10 +56,11 @@ class ProgressWatch:
     def _watch(self) -> None:
         last: tuple[Counts, Counts] = ({}, {})
         while not self._stop.wait(self._interval):
-            counts = self._count()
-            if counts != last:
-                self._report(*counts)
-                last = counts
+            with contextlib.suppress(OSError):  # a full disk now is no reason to be silent from then on
+                counts = self._count()
+                if counts != last:
+                    self._report(*counts)
+                    last = counts
 
     def __enter__(self) -> ProgressWatch:
         self._thread.start()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CONFIG = "butler.yaml"
 
 T = TypeVar("T")
-Mark = tuple[int, int, int]
+Mark = tuple[int, int, int, int]
 
 
 class OpenButlers:
@@ -71,7 +71,11 @@ class OpenButlers:
     def _open(self, repository: str) -> Butler:
         from lsst.daf.butler import Butler
 
-        mark = _mark(repository)
+        try:
+            mark = _mark(repository)
+        except BadInputError:
+            self.drop(repository)
+            raise
         if (kept := self._kept.get(repository)) is not None and kept[0] == mark:
             return kept[1]
         self.drop(repository)
@@ -131,4 +135,4 @@ def _mark(repository: str) -> Mark:
         stat = (Path(repository) / CONFIG).stat()
     except (FileNotFoundError, NotADirectoryError):
         raise no_repository(repository) from None
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns

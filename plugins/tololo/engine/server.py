@@ -26,7 +26,7 @@ from typing import Any
 
 from tololo.engine import warm
 from tololo.engine.client import SERVER, engine_folder, is_up
-from tololo.facility.errors import TololoError
+from tololo.facility.errors import TololoError, UnavailableError
 
 IDLE = 600.0
 """Seconds without a request after which a server that was started on demand goes."""
@@ -127,6 +127,9 @@ class Server:
                 self._reply(connection, {"answer": self._do(message, connection, listener, line)})
             except _AnsweredElsewhere:
                 return
+            except TololoError as error:
+                with contextlib.suppress(OSError):
+                    self._reply(connection, _as_reply(error))
             except Exception:  # whatever somebody sends, the others' server goes on
                 _log.exception("a request failed")
 
@@ -190,7 +193,12 @@ class Server:
             theirs.close()
             self._questions = pid, ours
         try:
-            socket.send_fds(self._questions[1], [line], [connection.fileno()])
+            socket.send_fds(self._questions[1], [line], [connection.fileno()], socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            log = str(self._folder / "questions.log")
+            raise UnavailableError(
+                "Too many questions wait for an answer, as if one hung", log, "try again"
+            ) from None
         except OSError:
             # It has just died; whoever asked sees the closed connection and asks again.
             _log.warning("the process that answers questions is gone")
@@ -240,11 +248,13 @@ def _answer_questions(inbox: socket.socket) -> int:
         with socket.socket(fileno=files[0]) as connection:
             reply: dict[str, Any]
             message = json.loads(line)
+            if _has_hung_up(connection):
+                continue
             signal.setitimer(signal.ITIMER_REAL, HANGING)
             try:
                 reply = {"answer": QUESTIONS[message["question"]](**message["arguments"])}
             except TololoError as error:
-                reply = {"error": {"class": type(error).__name__, **vars(error)}}
+                reply = _as_reply(error)
             except Exception as error:
                 traceback.print_exc()
                 what = f"The question {message['question']!r} failed: {type(error).__name__}: {error}"
@@ -255,6 +265,20 @@ def _answer_questions(inbox: socket.socket) -> int:
             with contextlib.suppress(OSError):
                 connection.settimeout(5.0)
                 connection.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _as_reply(error: TololoError) -> dict[str, Any]:
+    told = {"what": error.what, "where": error.where, "remedy": error.remedy}
+    return {"error": {"class": type(error).__name__, **told}}
 
 
 def _is_ours(lock: int) -> bool:

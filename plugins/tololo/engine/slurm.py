@@ -77,7 +77,7 @@ def check(options: list[str]) -> None:
     answer = _run("sbatch", "--test-only", *options, "--wrap=true")
     if answer.returncode:
         raise BadInputError(
-            f"Slurm refuses the blocks of this run: {_last_line(answer.stderr)}",
+            f"Slurm refuses the blocks of this run: {_joined(answer.stderr)}",
             f"sites.slurm in facility.yaml: sbatch {' '.join(options)}",
             "correct the settings of the site",
         )
@@ -200,7 +200,7 @@ def _table(text: str) -> dict[str, str]:
 def _ask(*command: str) -> str:
     answer = _run(*command)
     if answer.returncode:
-        raise _silence(_last_line(answer.stderr), command)
+        raise _silence(_joined(answer.stderr), command)
     return answer.stdout
 
 
@@ -220,6 +220,10 @@ def _silence(said: str, command: tuple[str, ...]) -> UnavailableError:
 def _first(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     return match.group(1) if match else ""
+
+
+def _joined(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
 
 
 def _last_line(text: str) -> str:

@@ -14,6 +14,9 @@ from lsst.ctrl.bps import BPS_DEFAULTS, BaseWmsService, BpsConfig, WmsStates
 from lsst.ctrl.bps.drivers import submit_driver
 from lsst.utils import doImport
 
+from tololo.engine.apdb_writers import retry_is_safe
+from tololo.engine.graph import read_pipeline
+from tololo.engine.local import runner
 from tololo.engine.local.service import LocalService, failures, fruitless_runners
 from tololo.facility.configuration import INCLUDE, facility
 from tololo.facility.errors import BadInputError, UnavailableError
@@ -115,14 +118,17 @@ class Submission:
         return True
 
     def _go_on(self) -> None:
-        if fruitless_runners(self._path) > MOST_RESTARTS:
-            log = self._path / "runner.log"
-            last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
-            raise UnavailableError(
-                f"The runner of the jobs dies again and again: {' '.join(last)}", str(log), "read its log"
-            )
-        _log.warning("the runner died: starting it again")
-        self._service.restart(str(self._path))
+        died = fruitless_runners(self._path)
+        if died <= MOST_RESTARTS:
+            _log.warning("the runner died: starting it again")
+            runner.start(self._path)
+            if fruitless_runners(self._path) != died:  # it has begun, or even got on
+                return
+        log = self._path / "runner.log"
+        last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
+        raise UnavailableError(
+            f"The runner of the jobs dies again and again: {' '.join(last)}", str(log), "read its log"
+        )
 
     def cancel(self) -> None:
         """End what still runs of it, as far as the site can."""
@@ -140,7 +146,7 @@ class Submission:
 
     def _config(self, run: str, graph: Path) -> dict[str, Any]:
         request = self._request
-        settings = bps_config(request.site, getattr(facility(), "sites", {}).get(request.site, {}))
+        settings = bps_config(request.site, facility().sites.get(request.site, {}))
         beside = self.provenance.with_name(".provenance.qg")
         memory = settings.get("requestMemory") or self._bps["requestMemory"]
         return settings | {
@@ -150,6 +156,11 @@ class Submission:
             "qgraphFile": str(graph),
             "cores": request.cores,
             "requestMemory": int(memory * request.memory_factor),
+            "pipetask": {
+                label: {"numberOfRetries": 0}
+                for label, task in read_pipeline(request).tasks.items()
+                if not retry_is_safe(task)
+            },
             "payload": {
                 "payloadName": request.step,
                 "butlerConfig": request.repository,

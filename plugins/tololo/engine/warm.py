@@ -92,6 +92,8 @@ def detach(log: str) -> None:
         with contextlib.suppress(OSError):
             os.close(number)
     KEPT_FROM_CHILDREN.clear()
+    # A notebook or a test puts something else in their place.
+    sys.stdout, sys.stderr = sys.__stdout__ or sys.stdout, sys.__stderr__ or sys.stderr
     write_to(log)
     with open(os.devnull) as null:
         os.dup2(null.fileno(), 0)

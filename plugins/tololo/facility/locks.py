@@ -269,7 +269,7 @@ def age(then: datetime, now: datetime) -> str:
 def _duration(seconds: float) -> str:
     for unit, size, enough in (("d", 86400, 2), ("h", 3600, 2), ("min", 60, 2)):
         if seconds >= enough * size:
-            return f"{seconds / size:.1f} {unit}"
+            return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
 
 
@@ -290,6 +290,8 @@ def checked_policy(policy: str) -> Policy:
 def split_name(name: str) -> tuple[str, str]:
     """Take the name of a lock apart: ``folder:/path``, ``collection:20190401/drp``, ``apdb:2019_meanclip``.
 
+    A path alone is the name of a folder.
+
     Returns
     -------
     kind, what : `str`
@@ -300,7 +302,7 @@ def split_name(name: str) -> tuple[str, str]:
     BadInputError
         If the kind is not known, the path is not absolute, or the name cannot be that of a collection.
     """
-    kind, _, what = name.partition(":")
+    kind, _, what = name.partition(":") if not name.startswith("/") else ("folder", "", name)
     remedy = "use folder:/path, collection:<name>[@<repository>] or apdb:<name>"
     if kind not in ("folder", "collection", "apdb") or not what:
         raise BadInputError("This is not the name of a lock", repr(name), remedy)

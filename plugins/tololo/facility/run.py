@@ -183,5 +183,9 @@ def empty_labels(expected: dict[str, int]) -> dict[str, dict[str, int]]:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON beside, then rename, so that a reader never sees half of it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=1))
-    os.replace(beside, path)
+    try:
+        beside.write_text(json.dumps(content, indent=1))
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -105,7 +105,9 @@ PARSL = Site(
     "on this machine, a process for each job (`ctrl_bps_parsl`)",
     Promises(
         returns_at_once=no("submission ends when the last job has ended"),
-        outlives_the_driver=no("jobs that run come to their end, nothing comes after them"),
+        outlives_the_driver=no(
+            "jobs that run come to their end; what comes after them waits for the next driver"
+        ),
         status=no("Tololo counts the quanta that are done"),
         report=no("Tololo counts the quanta that are done"),
         cancel=no("Tololo ends the driver's process group, and with it the jobs"),
@@ -123,7 +125,7 @@ SLURM = Site(
     Promises(
         returns_at_once=no("submission ends when the last job has ended"),
         outlives_the_driver=no(
-            "blocks end by themselves within two minutes, or at once when the next driver takes up the run"
+            "blocks end by themselves within two minutes, at once when the run is cancelled or gone on with"
         ),
         status=no("Tololo counts the quanta that are done; `squeue --name tololo.<run>` shows the blocks"),
         report=no("Tololo counts the quanta that are done"),

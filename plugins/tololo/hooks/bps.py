@@ -11,7 +11,11 @@ from pathlib import Path
 from tololo.engine.attempt import ENDED, Attempt, process_started
 from tololo.engine.client import call, job_environment
 from tololo.engine.local.runner import cancel
+from tololo.facility.errors import UnavailableError
 from tololo.facility.run import RunRequest
+
+ROOM = 16 * 2**20
+"""Bytes that must be free for an attempt: its graph, record and logs."""
 
 MEMORY_GROWTH = 2.0
 """Growth of the memory of an attempt after one that failed for lack of it."""
@@ -58,7 +62,7 @@ class BpsHook:
         Raises
         ------
         UnavailableError
-            The engine server does not start.
+            The engine server does not start, or the disk is full.
         """
         latest = self.latest()
         if latest is None:
@@ -84,6 +88,13 @@ class BpsHook:
         return attempt
 
     def _launch(self, attempt: Attempt) -> None:
+        room = os.statvfs(attempt.folder)
+        if room.f_bavail * room.f_frsize < ROOM:
+            raise UnavailableError(
+                "No space left on device for the record of a run",
+                str(attempt.folder),
+                "make room; the run goes on where it was",
+            )
         message = {"folder": str(attempt.folder), "log": str(attempt.log), "environment": job_environment()}
         pid = call({"do": "drive"} | message)
         # Until it has written that it drives, somebody who looks would take the attempt for dead.

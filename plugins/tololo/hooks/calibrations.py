@@ -50,8 +50,7 @@ class CertifyReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.collection}: {self.certified} datasets certified for {self.validity}, "
-            f"{self.known} were there"
+            f"{self.collection}: datasets certified for {self.validity} {self.certified}, known {self.known}"
         )
 
 
@@ -79,8 +78,8 @@ class DecertifyReport:
     def __str__(self) -> str:
         left = ", ".join(f"{count} for {validity}" for validity, count in self.remaining.items())
         return (
-            f"{self.collection}: {self.touched} certifications of {self.dataset_type} cut by "
-            f"{self.validity}; left: {left or 'none'}"
+            f"{self.collection}: certifications of {self.dataset_type} cut by {self.validity}: "
+            f"{self.touched}; left: {left or 'none'}"
         )
 
 

@@ -45,7 +45,7 @@ class ChainReport:
     missing: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [f"{self.chain}: {len(self.children)} children, {len(self.added)} of them new"]
+        parts = [f"{self.chain}: children {len(self.children)}, of them new {len(self.added)}"]
         if kept := [name for name in self.vanished if name in self.children]:
             parts.append(f"nobody asks any more for {', '.join(kept)}, kept at the end")
         if gone := [name for name in self.vanished if name not in self.children]:

@@ -59,7 +59,7 @@ class ExportReport:
 
     def __str__(self) -> str:
         held = ", ".join(f"{count} in {name}" for name, count in self.certifications.items())
-        return f"{self.folder}: {self.datasets} datasets in {self.files} files, certifications: {held}" + (
+        return f"{self.folder}: datasets {self.datasets}, files {self.files}, certifications: {held}" + (
             "" if self.new else "; it was there"
         )
 

@@ -41,8 +41,8 @@ class IngestFilesReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.run}: {self.ingested} datasets {self.dataset_type} ingested from {self.files} files, "
-            f"{self.known} were there"
+            f"{self.run}: datasets {self.dataset_type} ingested {self.ingested}, known {self.known}; "
+            f"new files {self.files}"
         )
 
 

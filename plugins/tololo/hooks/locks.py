@@ -30,6 +30,7 @@ from tololo.facility.locks import (
     checked_policy,
     may_break,
     remedy,
+    split_name,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class LockHook:
 
     def lock(self, name: str) -> Lock:
         """Return a lock; see `tololo.engine.locks.lock_for`."""
-        if name.startswith("folder:"):
+        if split_name(name)[0] == "folder":
             return lock_for(name, self.owner, ttl=self.ttl)
         database, password = self._database
         return lock_for(name, self.owner, ttl=self.ttl, database=database, password=password)
@@ -181,6 +182,7 @@ class LockHook:
                     lock.place,
                     "clear the task that takes it, too",
                 )
+            lock.ttl = held.ttl
         return [ticket(lock) for lock in locks]
 
     @contextmanager
@@ -216,7 +218,6 @@ class LockHook:
         UnavailableError
             Airflow does not answer.
         """
-        from airflow.sdk.exceptions import AirflowRuntimeError
         from airflow.sdk.execution_time import task_runner
 
         if not owner.facility or owner.facility != facility_id():
@@ -225,8 +226,8 @@ class LockHook:
             return None
         try:
             state = task_runner.RuntimeTaskInstance.get_dagrun_state(owner.dag_id, owner.run_id)
-        except AirflowRuntimeError as error:
-            if (error.error.detail or {}).get("status_code") == 404:
+        except Exception as error:  # a task, a trigger and a test of a DAG get different ones
+            if _status_code(error) == 404:
                 return MISSING
             raise UnavailableError(
                 f"Airflow does not tell the state of a DAG run: {error}", str(owner), "try again"
@@ -257,6 +258,13 @@ def owner_of(context: Context) -> LockOwner:
     """Return the owner of locks that a task takes: its DAG run."""
     ti = context["ti"]
     return LockOwner(ti.dag_id, ti.run_id, ti.task_id, ti.try_number, facility_id())
+
+
+def _status_code(error: Exception) -> int | None:
+    """Return the status with which Airflow refused an answer."""
+    detail = getattr(getattr(error, "error", None), "detail", None) or {}
+    code: int | None = detail.get("status_code")
+    return code or getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _is_libpq(key: str, value: Any) -> bool:

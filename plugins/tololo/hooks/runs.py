@@ -42,8 +42,8 @@ class PruneReport:
 
     def __str__(self) -> str:
         parts = [
-            f"{len(self.runs)} RUNs with {self.datasets} datasets: {', '.join(self.runs) or 'none'}",
-            f"{self.files} files go, {self.in_place} that were ingested in place stay",
+            f"RUNs: {', '.join(self.runs) or 'none'}; their datasets {self.datasets}",
+            f"files that go {self.files}, that were ingested in place and stay {self.in_place}",
         ]
         if self.unlinked:
             parts.append(f"taken out of {', '.join(self.unlinked)}")

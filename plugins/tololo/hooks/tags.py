@@ -39,8 +39,8 @@ class TagReport:
 
     def __str__(self) -> str:
         if self.removed is not None:
-            return f"{self.collection}: {self.removed} datasets taken out"
-        return f"{self.collection}: {self.added} datasets added, {self.known} known" + (
+            return f"{self.collection}: datasets taken out {self.removed}"
+        return f"{self.collection}: datasets added {self.added}, known {self.known}" + (
             f"; replaced: {', '.join(self.replaced)}" if self.replaced else ""
         )
 

@@ -54,10 +54,10 @@ class TransferReport:
 
     def __str__(self) -> str:
         parts = [
-            f"{self.copied} datasets copied ({self.files} files, {self.bytes} bytes, verified), "
-            f"{self.known} were there"
+            f"Datasets copied and verified {self.copied} (files {self.files}, bytes {self.bytes}), "
+            f"known {self.known}"
         ]
-        parts += [f"{count} certified in {name}" for name, count in (self.certified or {}).items()]
+        parts += [f"certified in {name} {count}" for name, count in (self.certified or {}).items()]
         return "; ".join([*parts, *self.chains])
 
 

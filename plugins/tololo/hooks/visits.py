@@ -53,7 +53,7 @@ class VisitsReport:
     skipped: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{len(self.defined)} visits defined, {self.known} were there" + (
+        return f"Visits defined {len(self.defined)}, known {self.known}" + (
             f"; none for {'; '.join(self.skipped)}" if self.skipped else ""
         )
 

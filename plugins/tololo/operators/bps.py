@@ -31,7 +31,7 @@ from tololo.params import (
     step_of,
     threshold_of,
 )
-from tololo.triggers.attempt import AttemptTrigger, Watch, describe_progress, own
+from tololo.triggers.attempt import AttemptTrigger, Watch, describe_progress, own, owner
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -52,7 +52,8 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
     night end within it, and then leaves its worker: the triggerer waits. A task that lost its worker finds
     the run again and never submits it twice, because the attempt's folder has the task instance's own name;
     the mixin shows that folder in the tab *Task State Store*. Alone it would hold the worker slot, hence the
-    defer of our own in `poll_until_complete`.
+    defer of our own in `poll_until_complete`. Clearing the task cancels the run, and the next attempt does
+    what is left.
 
     Success is read from the provenance in the Butler. Nothing to do is a skip, with the reason. What failed
     for a passing reason is tried again, ``max_attempts`` times since somebody cleared the task; what failed
@@ -129,6 +130,8 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         with _said_to_airflow():
             latest = self._bps(context).latest()
             if latest is not None:
+                if self._is_left(latest, context):
+                    self._bps(context).cancel()
                 # The folder knows better: the store forgets when a task is cleared or its worker dies early.
                 context["task_state_store"].set(self.external_id_key, str(latest.folder))
             return self._judge(self.execute_resumable(context), context)
@@ -155,12 +158,14 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         return str(self._bps(context).attach_or_start(self._request(context)).folder)
 
     def get_job_status(self, external_id: Any, context: Context) -> str:
-        """Return ``removed``, ``judged``, ``cancelled``, ``running`` (or can be again) or the last phase."""
+        """Return ``removed``, ``judged``, ``left``, ``cancelled``, ``running`` or the last phase."""
         attempt = Attempt(Path(external_id))
         if not attempt.folder.exists():
             return "removed"
         if is_judged(attempt):
             return "judged"
+        if self._is_left(attempt, context):
+            return "left"
         phase = attempt.state.phase
         if phase in ENDED:
             return phase
@@ -221,6 +226,10 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
     def _cleared_after(self, context: Context) -> int:
         """Return the last try before somebody cleared the task; that allows it all its retries once more."""
         return context["ti"].max_tries - (self.retries or 0)
+
+    def _is_left(self, attempt: Attempt, context: Context) -> bool:
+        """Tell whether the attempt was followed last by a try before somebody cleared the task."""
+        return 0 < owner(attempt) <= self._cleared_after(context)
 
     def _steps(self) -> set[str]:
         tasks = self.dag.tasks if self.has_dag() else []  # type: ignore[no-untyped-call]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
 
 from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableError
@@ -16,8 +17,10 @@ from tololo.operators.task import FacilityOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from tololo.triggers.waiting import Waited
 
-class AcquireLockOperator(BaseSensorOperator):
+
+class AcquireLockOperator(FacilityOperator):
     """Take locks for the DAG run, all or none, waiting for those that others hold without a worker slot.
 
     A task that is tried again, or cleared, finds the locks that its DAG run has and goes on with them. Use it
@@ -44,38 +47,55 @@ class AcquireLockOperator(BaseSensorOperator):
         timeout: float = 6 * 3600.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, timeout=timeout, mode="reschedule", **kwargs)
+        super().__init__(**kwargs)
         self.locks = locks
         self.policy = policy
         self.ttl = ttl
+        self.poke_interval = poke_interval
+        self.timeout = timeout
         self._hook: LockHook | None = None
-        self._obstacle = ""
 
-    def execute(self, context: Context) -> Any:
-        """Wait, and say what stood in the way if that was in vain."""
+    def work(self, context: Context) -> list[str]:
+        """Take them all, or wait."""
+        if context["params"].get("dry_run"):
+            for name in self.locks:
+                self.log.info("Dry run: the lock %s is %s", name, LockHook().status(name).line)
+            return []
+        return self._take(context, time.time() + self.timeout)
+
+    def execute_complete(self, context: Context, event: Waited, deadline: float) -> list[str]:
+        """Take what the trigger saw free, or wait again if another was quicker."""
+        if event["outcome"] == "error":
+            raise AirflowFailException(event["message"])
         try:
-            return super().execute(context)
-        except AirflowSensorTimeout:
-            raise AirflowSensorTimeout(f"Waited {self.timeout:.0f} s. {self._obstacle}") from None
+            return self._take(context, deadline)
         except BadInputError as error:
             raise AirflowFailException(str(error)) from error
 
-    def poke(self, context: Context) -> bool | PokeReturnValue:
-        """Try to take them all."""
-        self._hook = hook = LockHook(owner_of(context), ttl=self.ttl)
-        policy = checked_policy(self.policy)
-        if context["params"].get("dry_run"):
-            for name in self.locks:
-                self.log.info("Dry run: the lock %s is %s", name, hook.status(name).line)
-            return PokeReturnValue(True, [])
+    def _take(self, context: Context, deadline: float) -> list[str]:
+        self._hook = LockHook(owner_of(context), ttl=self.ttl)
         try:
-            hook.acquire(self.locks, policy)
+            self._hook.acquire(self.locks, checked_policy(self.policy))
         except UnavailableError as error:
-            self._obstacle = str(error)
+            if time.time() >= deadline:
+                raise AirflowSensorTimeout(f"Waited {self.timeout:g} s in vain. {error}") from None
             self.log.info("%s", error)
             context["task_state_store"].set("progress", str(error))
-            return False
-        return PokeReturnValue(True, sorted(set(self.locks)))
+            self._wait(context, deadline)
+        return sorted(set(self.locks))
+
+    def _wait(self, context: Context, deadline: float) -> None:
+        from tololo.triggers.locks import LockTrigger
+
+        trigger = LockTrigger(
+            locks=self.locks,
+            policy=self.policy,
+            fail_when_stale=False,
+            owner=asdict(owner_of(context)),
+            deadline=deadline,
+            poke_interval=self.poke_interval,
+        )
+        self.defer(trigger=trigger, method_name="execute_complete", kwargs={"deadline": deadline})
 
     def on_kill(self) -> None:
         """Give back what this try has taken."""

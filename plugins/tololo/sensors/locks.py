@@ -58,10 +58,12 @@ class DatasetLockSensor(FacilitySensor):
         for name in locks:
             if not name.startswith("/"):
                 split_name(name)
+        policy = checked_policy(self.policy)
+        is_dry = bool(context["params"].get("dry_run"))
         return LockTrigger(
             locks=locks,
-            policy=checked_policy(self.policy),
-            fail_when_stale=self.fail_when_stale,
+            policy="never" if is_dry else policy,
+            fail_when_stale=self.fail_when_stale and not is_dry,
             owner=asdict(owner_of(context)),
             deadline=deadline,
             poke_interval=self.poke_interval,

@@ -35,7 +35,8 @@ class FacilitySensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer; otherwise in the task, as ``mode`` says.
     :param poke_interval: time between two looks.
 
-    ``timeout``, ``soft_fail`` and ``mode`` are those of all sensors. Returns how many were found.
+    ``timeout``, ``soft_fail`` and ``mode`` are those of all sensors. With the param ``dry_run`` it looks once
+    and waits for nothing. Returns how many were found.
     """
 
     def __init__(
@@ -61,7 +62,11 @@ class FacilitySensor(BaseSensorOperator):
     def execute(self, context: Context) -> int:
         """Look, and wait where it is not there."""
         try:
-            if not self.deferrable:
+            if context["params"].get("dry_run"):
+                if not self.poke(context):
+                    self.log.info("Dry run: this is what would be waited for")
+                    return self._found()
+            elif not self.deferrable:
                 super().execute(context)
             elif not self.poke(context):
                 assert self._trigger is not None
@@ -74,6 +79,7 @@ class FacilitySensor(BaseSensorOperator):
             self._end(context, error)
         except (AirflowSensorTimeout, AirflowSkipException) as error:
             self._end(context, error.__cause__ or self._too_late())
+        self.log.info("Ready, %d found", self._found())
         return self._found()
 
     def execute_complete(self, context: Context, event: Waited) -> int:

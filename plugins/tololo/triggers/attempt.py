@@ -98,21 +98,25 @@ class AttemptTrigger(BaseTrigger):
             await asyncio.sleep(LOOK_SECONDS)
 
     async def on_kill(self) -> None:
-        """Cancel the run: somebody has cleared the task, or marked it failed or successful.
+        """Cancel the run: somebody has cleared the task, or marked it failed or successful."""
+        # The triggerer cancels this again every second until it has ended. That ends an await, not a thread.
+        await asyncio.to_thread(self._cancel)
 
-        The triggerer also calls this when another triggerer took the trigger over because this one was not
-        heard of for a while. Then the task is still deferred, and the run goes on. So it does where a later
-        try of the task has taken it up in the meantime.
-        """
-        if await asyncio.to_thread(self._is_still_wanted):
-            self.log.info("The run goes on: its task waits elsewhere")
-            return
+    def _cancel(self) -> None:
         from tololo.hooks.bps import BpsHook
 
+        if self._is_still_wanted():
+            self.log.info("The run goes on: its task is followed elsewhere")
+            return
         self.log.info("Cancelling the run of %s", self.folder)
-        await asyncio.to_thread(BpsHook(Path(self.folder).parent).cancel)
+        BpsHook(Path(self.folder).parent).cancel()
 
     def _is_still_wanted(self) -> bool:
+        """Tell whether a later try has taken the run up, or the task still waits: in another triggerer.
+
+        A triggerer that was not heard of for a while loses its triggers to another one, and when it is back
+        it ends them as if somebody had killed their tasks.
+        """
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         ti = self.task_instance

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tololo.engine.locks import LockStatus
 from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableError
 from tololo.facility.locks import LockOwner, Verdict, checked_policy, may_break, remedy
 from tololo.facility.waiting import Answer, answer, shorten
-from tololo.hooks.locks import LockHook
 from tololo.triggers.waiting import WaitTrigger
+
+if TYPE_CHECKING:
+    from tololo.engine.locks import LockStatus
+    from tololo.hooks.locks import LockHook
 
 FOLDER = "folder:"
 
@@ -46,7 +49,6 @@ class LockTrigger(WaitTrigger):
         self.fail_when_stale = fail_when_stale
         self.owner = owner
         self._lines: list[str] = []
-        self._hook = LockHook(LockOwner(**owner))
 
     def arguments(self) -> dict[str, Any]:
         """Return the locks and what to do with them."""
@@ -81,6 +83,12 @@ class LockTrigger(WaitTrigger):
         if self.fault or not self._lines:
             return super().message()
         return "; ".join(shorten(self._lines))
+
+    @cached_property
+    def _hook(self) -> LockHook:
+        from tololo.hooks.locks import LockHook  # in the thread that looks: the loop imports the trigger
+
+        return LockHook(LockOwner(**self.owner))
 
     def _names(self) -> Iterator[str]:
         """Give the names of all locks, those of the folders that a glob matches among them."""

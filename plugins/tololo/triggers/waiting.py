@@ -15,6 +15,9 @@ from tololo.facility.waiting import Answer, describe
 
 LAST_LOOK = 5.0
 """Seconds that a look may take when the time is up already."""
+REST = 10.0
+"""A pause is so many times as long as the last look took, so that many who wait do not keep the engine busy;
+at most so many intervals."""
 
 
 class Waited(TypedDict):
@@ -98,6 +101,7 @@ class WaitTrigger(BaseTrigger):
         pause = self.poke_interval * random.random()
         while True:
             await asyncio.sleep(max(min(pause, self.deadline - time.time()), 0))
+            began = time.monotonic()
             try:
                 if await self.poke_async():
                     yield self._event("ready", self.message() if self.missing else "")
@@ -108,7 +112,8 @@ class WaitTrigger(BaseTrigger):
             if time.time() >= self.deadline:
                 yield self._event("timeout", self.message())
                 return
-            pause = self.poke_interval * random.uniform(0.9, 1.1)
+            took = 0.0 if self.fault else time.monotonic() - began
+            pause = max(self.poke_interval, REST * min(took, self.poke_interval)) * random.uniform(0.9, 1.1)
 
     def _heard(self, answer: Answer) -> bool:
         if self.fault:

@@ -82,6 +82,20 @@ def test_what_a_dead_runner_left_running_waits_again(journal: Journal) -> None:
     assert record.jobs["b"].tries == 0, "a try that was cut off is none"
 
 
+def test_what_may_not_be_tried_twice_does_not_run_again_when_it_was_cut_off(journal: Journal) -> None:
+    once = Workflow(
+        "run", {name: Job(name, name, [], "", quanta=["u"], retries=name != "a") for name in "ab"}, 2
+    )
+    start(journal, "a")
+    start(journal, "b")
+    journal.append("runner", pid=2, started="2")
+    record = journal.replay(once)
+    assert states(record) == {"a": "failed", "b": "waiting"}
+    assert (record.jobs["a"].tries, record.jobs["a"].last["reason"]) == (1, "lost")
+    journal.append("restarted", user="x")
+    assert states(journal.replay(once)) == {"a": "waiting", "b": "waiting"}, "somebody asks for it"
+
+
 def test_runners_that_got_nothing_done_are_counted(journal: Journal) -> None:
     for number in range(3):
         journal.append("runner", pid=number, started="1")

@@ -21,7 +21,8 @@ def consecutive_clustering(
 
     A quantum joins the one that it waits for when there is just one such, of its own data ID, and whatever
     else waits for that one waits for this quantum too: then nothing could run any earlier, or without it, if
-    they were apart; and the second finds in the page cache what the first has written.
+    they were apart; and the second finds in the page cache what the first has written. Tasks that may be
+    retried a different number of times stay apart, since a job is tried again as a whole.
 
     Parameters
     ----------
@@ -40,12 +41,14 @@ def consecutive_clustering(
     single = single_quantum_clustering(config, qgraph, name)
     of_quantum = {quantum: cluster for cluster in single.clusters() for quantum in cluster.qgraph_node_ids}
     graph = single.qxgraph
+    retries = {label: _retries(config, label) for _, label in graph.nodes(data="task_label")}
     joined: dict[Any, QuantaCluster] = {}
     for quantum in topological_sort(graph):
-        home = of_quantum[quantum]
-        if (before := _one_before(graph, quantum)) is not None:
+        home, label = of_quantum[quantum], graph.nodes[quantum]["task_label"]
+        before = _one_before(graph, quantum)
+        if before is not None and retries[label] == retries[graph.nodes[before]["task_label"]]:
             home = joined[before]
-            home.add_quantum(quantum, graph.nodes[quantum]["task_label"])
+            home.add_quantum(quantum, label)
         joined[quantum] = home
     clustered = ClusteredQuantumGraph(name, qgraph, config[".bps_defined.runQgraphFile"])
     clustered.add_cluster({cluster.name: cluster for cluster in joined.values()}.values())
@@ -53,6 +56,11 @@ def consecutive_clustering(
     for parent, child in sorted(edges):
         clustered.add_dependency(parent, child)
     return clustered
+
+
+def _retries(config: BpsConfig, label: str) -> int:
+    opt = {"curvals": {"curr_site": config["computeSite"], "curr_pipetask": label}, "default": 0}
+    return int(config.search("numberOfRetries", opt=opt)[1])
 
 
 def _one_before(graph: DiGraph, quantum: UUID) -> UUID | None:

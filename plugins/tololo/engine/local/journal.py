@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tololo.engine.local.workflow import FINAL, Workflow
+from tololo.engine.local.workflow import FINAL, Job, Workflow
 
 FILE = "journal.jsonl"
 
@@ -98,8 +98,9 @@ class Journal:
                     job.memory = event["next_memory"]
                 case "runner":  # what its predecessor left running was cut off
                     record.runners += 1
-                    for other in record.jobs.values():
-                        other.state = "waiting" if other.state == "running" else other.state
+                    for name, other in record.jobs.items():
+                        if other.state == "running":
+                            _cut_off(workflow.jobs[name], other)
                 case "restarted":
                     _reset(record)
                 case "cancelled":
@@ -107,6 +108,13 @@ class Journal:
                 case "ended":
                     record.ended = True
         return record
+
+
+def _cut_off(job: Job, record: JobRecord) -> None:
+    """Let a job that was cut off run again, unless its quanta may not be tried twice."""
+    record.state = "waiting"
+    if job.quanta and not job.retries:
+        record.state, record.tries, record.last = "failed", record.tries + 1, {"reason": "lost"}
 
 
 def _reset(record: RunRecord) -> None:

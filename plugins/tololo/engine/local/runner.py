@@ -66,7 +66,7 @@ class Runner:
         self.folder = folder
         self.workflow = Workflow.read(folder)
         self.journal = Journal(folder)
-        self.record: RunRecord = self.journal.replay(self.workflow)
+        self.record = RunRecord({})
         self.memory = _memory_of_machine()
         self._pool: list[Worker] = []
         self._children: dict[str, list[str]] = {}
@@ -74,12 +74,17 @@ class Runner:
             for parent in job.parents:
                 self._children.setdefault(parent, []).append(name)
 
-    def run(self) -> None:
-        """Run the jobs that are not done, then the final one."""
+    def begin(self) -> None:
+        """Write itself into the journal: from then on it can be found, and told to end."""
+        signal.signal(signal.SIGTERM, self._end)
         self.journal.append("runner", pid=os.getpid(), started=process_started(os.getpid()))
         self.record = self.journal.replay(self.workflow)
-        signal.signal(signal.SIGTERM, self._end)
         prune(self.workflow, self.record)
+
+    def run(self) -> None:
+        """Run the jobs that are not done, then the final one."""
+        if self.record.cancelled:
+            return
         self._run_all([name for name in self.workflow.jobs if name != FINAL])
         if FINAL in self.workflow.jobs:
             self._run_all([FINAL])
@@ -93,7 +98,7 @@ class Runner:
         warm.leave(1)
 
     def _run_all(self, names: list[str]) -> None:
-        waiting = {name for name in names if self.record.jobs[name].state == "waiting"}
+        waiting = {name for name in names if self._waits(name)}
         order = {name: number for number, name in enumerate(names)}
         missing = {name: self._unmet(name) for name in waiting}
         ready = sorted((name for name in waiting if not missing[name]), key=order.__getitem__)
@@ -117,7 +122,11 @@ class Runner:
                             ready.append(child)
                 else:
                     prune(self.workflow, self.record)
-            ready.sort(key=order.__getitem__)
+            # One that ended the workflow has pruned what was to come.
+            ready = sorted((name for name in ready if self._waits(name)), key=order.__getitem__)
+
+    def _waits(self, name: str) -> bool:
+        return self.record.jobs[name].state == "waiting"
 
     def _unmet(self, name: str) -> int:
         parents = self.workflow.jobs[name].parents
@@ -131,8 +140,11 @@ class Runner:
         wanted = self.record.jobs[job.name].memory
         if busy and (cpus + job.cpus > self.workflow.cores or memory + wanted > FULL * self.memory):
             return None
-        for worker in self._pool:
+        for worker in list(self._pool):
             if worker.job is None:
+                if not process_started(worker.pid):
+                    self._dismiss(worker)  # somebody has killed it
+                    continue
                 # What an earlier job left behind must not count against this one.
                 if not wanted or _resident(worker.pid) < wanted // 2:
                     return worker
@@ -280,7 +292,7 @@ class Runner:
 
 
 def start(folder: Path) -> None:
-    """Fork a detached runner for a submit folder, and return when it holds the folder.
+    """Fork a detached runner for a submit folder, and return when it has begun.
 
     Of several runners for one folder all but the first end at once.
     """
@@ -324,16 +336,24 @@ def cancel(folder: Path) -> tuple[bool, str]:
     journal.append("cancelled", by=getpass.getuser())
     if not is_running(folder):
         return True, "nothing was running"
-    pid = next(event["pid"] for event in reversed(list(journal)) if event["event"] == "runner")
     for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sign)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
+            if pid := _pid(journal):  # it may only just begin
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sign)
             if not is_running(folder):
                 return True, ""
             time.sleep(0.02)
-    return False, f"the runner (pid {pid}) does not end"
+    return False, f"the runner (pid {_pid(journal)}) does not end"
+
+
+def _pid(journal: Journal) -> int:
+    """Return the pid of the runner that wrote itself into the journal last, 0 if it is gone."""
+    runners = [event for event in journal if event["event"] == "runner"]
+    if not runners or process_started(runners[-1]["pid"]) != runners[-1]["started"]:
+        return 0
+    return int(runners[-1]["pid"])
 
 
 def _main(folder: Path, started: int) -> None:
@@ -349,6 +369,7 @@ def _main(folder: Path, started: int) -> None:
                 cache = folder / "cache"
                 os.environ.setdefault("DAF_BUTLER_CACHE_DIRECTORY_IF_UNSET", str(cache))
                 runner = Runner(folder)
+                runner.begin()
                 os.close(started)
                 runner.run()
                 shutil.rmtree(cache, ignore_errors=True)

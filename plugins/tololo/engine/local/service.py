@@ -82,7 +82,10 @@ class LocalService(BaseWmsService):  # type: ignore[misc]
     def restart(self, wms_workflow_id: str) -> tuple[str | None, str | None, str]:
         """Go on with a run whose runner died, or run again what failed in one that ended."""
         folder = Path(wms_workflow_id).resolve()
-        workflow, record = _read(folder)
+        try:
+            workflow, record = _read(folder)
+        except BadInputError as error:
+            return None, None, str(error)
         if runner.is_running(folder):
             return None, None, "it still runs"
         if record.ended or record.cancelled:
@@ -141,9 +144,11 @@ class LocalService(BaseWmsService):  # type: ignore[misc]
         """End the runner and its jobs; what they have finished stays."""
         folder = Path(wms_id)
         try:
-            _read(folder)
+            _, record = _read(folder)
         except BadInputError as error:
             return False, str(error)
+        if record.ended and not runner.is_running(folder):
+            return False, "it has ended"
         return runner.cancel(folder)
 
     def run_submission_checks(self) -> None:
@@ -242,6 +247,8 @@ def _report(folder: Path) -> WmsRunReport:
 
 def _job_state(name: str, workflow: Workflow, record: RunRecord) -> WmsStates:
     state = record.jobs[name].state
+    if record.cancelled and state in ("waiting", "running"):
+        return WmsStates.DELETED
     if state == "waiting":
         parents = workflow.jobs[name].parents if name != FINAL else [n for n in workflow.jobs if n != FINAL]
         if all(record.jobs[parent].state == "done" for parent in parents):

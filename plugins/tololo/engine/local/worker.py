@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import shlex
@@ -18,11 +19,13 @@ from tololo.engine import warm
 
 _PR_SET_PDEATHSIG = 1
 _SHELL = set("|&;<>()$`*?[]#~\n")
+_GUARD = 'trap "kill -KILL 0" USR1; /bin/bash -c "$1" & wait $!'
+"""A shell that takes all of a worker's group along when it hears of the worker's death."""
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, so that no job goes on unwatched."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def tell_when_parent_dies(sign: signal.Signals) -> None:
+    """Ask the kernel for a signal to this process when its parent dies, so that no job goes on unwatched."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sign)
 
 
 def work(inbox: socket.socket, parent: int) -> None:
@@ -31,7 +34,7 @@ def work(inbox: socket.socket, parent: int) -> None:
     Each message is a line of JSON with ``commands``, ``log`` and ``environment``; the answer has ``exit``,
     and ``memory`` if a `MemoryError` made it fail.
     """
-    die_with_parent()
+    tell_when_parent_dies(signal.SIGKILL)
     if os.getppid() != parent:
         return
     os.setpgrp()
@@ -75,9 +78,9 @@ def _run(command: str) -> int:
     name = os.path.basename(words[0]) if words else ""
     if name in ("pipetask", "butler"):
         return _call(name, words[1:])
-    return subprocess.run(
-        ["/bin/bash", "-c", command], check=False, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
-    ).returncode
+    guarded = ["/bin/bash", "-c", _GUARD, "bash", command]
+    told = functools.partial(tell_when_parent_dies, signal.SIGUSR1)
+    return subprocess.run(guarded, check=False, stdin=subprocess.DEVNULL, preexec_fn=told).returncode
 
 
 def _call(name: str, arguments: list[str]) -> int:
@@ -88,18 +91,17 @@ def _call(name: str, arguments: list[str]) -> int:
     else:
         from lsst.daf.butler.cli.butler import cli
     try:
-        cli.main(arguments, prog_name=name, standalone_mode=False)
+        # An exit with a code is returned so; any other return value means nothing to a shell either.
+        code = cli.main(arguments, prog_name=name, standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except click.exceptions.Exit as end:
-        return int(end.exit_code)
     except click.ClickException as error:
         error.show()
         return int(error.exit_code)
     except BaseException:
         traceback.print_exc()
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _ran_out_of_memory(log: Path, start: int) -> bool:

@@ -111,14 +111,14 @@ class Workflow:
         """
         try:
             content = json.loads((folder / FILE).read_text())
-        except (OSError, ValueError) as error:
+            content["jobs"] = {name: Job(**job) for name, job in content["jobs"].items()}
+            return cls(**content)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise BadInputError(
                 "There is no run of the local service",
                 str(folder),
                 f"name the submit folder of one ({error})",
             ) from error
-        content["jobs"] = {name: Job(**job) for name, job in content["jobs"].items()}
-        return cls(**content)
 
     @classmethod
     def from_generic(cls, config: BpsConfig, generic: GenericWorkflow, folder: Path) -> Workflow:
@@ -139,11 +139,12 @@ class Workflow:
 
 def _job(node: Any, generic: GenericWorkflow, config: BpsConfig, folder: Path, name: str = "") -> Job:
     parents = sorted(generic.predecessors(node.name)) if not name else []
-    if node.node_type.name == "NOOP":
+    kind = node.node_type.name if hasattr(node, "node_type") else "workflow"
+    if kind == "NOOP":
         return Job(node.name, node.label, [], "", parents)
-    if node.node_type.name != "PAYLOAD":
+    if kind != "PAYLOAD":
         raise BadInputError(
-            f"The site 'local' runs no job groups ({node.label!r} is a {node.node_type.name})",
+            f"The site 'local' runs no job groups ({node.name!r} is a {kind})",
             "the bps configuration, key ordering or finalJob.implementation",
             "leave groups out, or choose another site",
         )
@@ -158,7 +159,7 @@ def _job(node: Any, generic: GenericWorkflow, config: BpsConfig, folder: Path, n
         counts=dict(node.quanta_counts or {}),
         cpus=node.request_cpus or 1,
         memory=node.request_memory or 0,
-        memory_max=node.request_memory_max or 0,
+        memory_max=node.request_memory_max or _memory_limit(config),
         multiplier=node.memory_multiplier or 1.0,
         retries=node.number_of_retries or 0,
         no_retry=_as_list(node.retry_unless_exit),
@@ -166,6 +167,11 @@ def _job(node: Any, generic: GenericWorkflow, config: BpsConfig, folder: Path, n
         abort_on=node.abort_on_value,
         environment={key: str(value) for key, value in node.environment.items()},
     )
+
+
+def _memory_limit(config: BpsConfig) -> int:
+    opt = {"curvals": {"curr_site": config["computeSite"]}, "default": 0}
+    return int(config.search("memoryLimit", opt=opt)[1])
 
 
 def _commands(job: GenericWorkflowJob, generic: GenericWorkflow) -> list[str]:
