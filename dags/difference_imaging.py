@@ -8,6 +8,8 @@ the night's images.
 **Makes** `template_detector`, `difference_image`, `dia_source_unfiltered`, `dia_source` and `forced_source`
 in the chain `{night}/{subset}/{type}/diff_instcal`, and rows in the APDB `{subset}_{type}`.
 
+**Waits** for the lock of the APDB while another run works on it, without a worker slot.
+
 **Safe to repeat**: a visit that the APDB holds is neither stored twice nor dropped. Nights must come in time
 order; an earlier night that comes late is refused, because it would rewrite history. A detector that no
 template covers is reported as *no data*, with the reason.
@@ -18,6 +20,7 @@ from airflow.sdk import DAG, Param
 from tololo.facility.configuration import facility
 from tololo.operators.apdb import PrepareApdbOperator
 from tololo.operators.bps import RunPipelineOperator
+from tololo.operators.locks import AcquireLockOperator, ReleaseLockOperator
 from tololo.params import (
     DEFAULT_ARGS,
     MACROS,
@@ -31,6 +34,7 @@ from tololo.params import (
 )
 
 TEMPLATE = "{{ params.coadd_subset }}/{{ params.template_type }}"
+APDB_LOCK = "apdb:{{ params.apdb or params.coadd_subset ~ '_' ~ params.template_type }}"
 
 with DAG(
     "difference_imaging",
@@ -65,6 +69,9 @@ with DAG(
         ),
     },
 ):
+    # Visits are associated in time order: one run at a time works on an APDB, whatever started it.
+    lock = AcquireLockOperator(task_id="lock", locks=[APDB_LOCK], policy="if_run_ended")
+    unlock = ReleaseLockOperator(task_id="unlock", locks=[APDB_LOCK]).as_teardown(setups=lock)
     prepare = PrepareApdbOperator(task_id="prepare")
     difference = RunPipelineOperator(
         task_id="difference",
@@ -82,5 +89,6 @@ with DAG(
             "differenceDetector:threshold": str(facility().detection_threshold),
             "associateApdb:radius": str(facility().association_radius),
         },
+        locks=[APDB_LOCK],
     )
-    prepare >> difference
+    lock >> prepare >> difference >> unlock

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,11 @@ from tololo.hooks.butler import ButlerHook
 from tololo.simulation.drill import drill_request, make_drill_repository, wrong_numbers
 from tololo.simulation.drill_faults import executions, write_faults
 
-pytestmark = pytest.mark.long
+
+def on_a_node[Test: Callable[..., None]](test: Test) -> Test:
+    """Mark a test that needs a Slurm."""
+    return pytest.mark.long(pytest.mark.usefixtures("cluster")(test))
+
 
 SETTINGS = {
     "cores_per_node": 2,
@@ -48,7 +52,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A Slurm node, and a facility that offers it."""
     if reason := fault():
@@ -139,6 +143,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@on_a_node
 def test_the_nightly_step_runs_unchanged(own_repository: Path, reduced: Reduced, tmp_path: Path) -> None:
     attempt = attempt_of(tmp_path, instcal_request(own_repository, NIGHT, site="slurm"))
     state = drive(attempt)
@@ -168,6 +173,7 @@ def test_the_nightly_step_runs_unchanged(own_repository: Path, reduced: Reduced,
     assert waiting_or_running() == ""
 
 
+@on_a_node
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -196,14 +202,53 @@ def test_what_slurm_would_refuse_is_refused_before_anything_is_run(
     assert waiting_or_running() == ""
 
 
-def test_a_slurm_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(tmp_path / "nowhere.conf"))
-        for ask in (lambda: blocks.check([]), lambda: blocks.cancel("a/run"), lambda: blocks.blocks("a/run")):
-            with pytest.raises(UnavailableError, match="Slurm does not answer"):
-                ask()
+@pytest.mark.parametrize("silent", ["no command", "no controller"])
+def test_a_slurm_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    if silent == "no command":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere.conf"))
+    run = "20190401/drill/nothing"
+    for ask in (lambda: blocks.check([]), lambda: blocks.cancel(run), lambda: blocks.blocks(run)):
+        with pytest.raises(UnavailableError, match="Slurm does not answer") as caught:
+            ask()
+        assert caught.value.remedy
+    assert blocks.endings(run, tmp_path) == []
 
 
+def test_what_a_block_said_is_known_also_when_slurm_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words are slurmstepd's, as the long test has them from Slurm itself."""
+    monkeypatch.setenv("PATH", "")
+    scripts = tmp_path / "runinfo" / "000" / "submit_scripts"
+    scripts.mkdir(parents=True)
+    said = {
+        "0": "slurmstepd-n: error: *** JOB 70 ON n CANCELLED AT 2026-11-21T12:27:34 DUE TO TIME LIMIT ***",
+        "1": "slurmstepd-n: error: StepId=71.batch exceeded memory limit (3 > 2), being killed",
+        "2": "slurmstepd-n: error: Detected 1 oom_kill event in StepId=72.batch.",
+        "3": "slurmstepd-n: error: *** JOB 73 ON n CANCELLED AT 2026-11-21T12:36:53 ***",
+    }
+    for block, text in said.items():
+        path = scripts / f"parsl.slurm.block-{block}.1795264592.28.stderr"
+        path.write_text(f"Slurm job 7{block} on n\n{text}\n")
+    manager = tmp_path / "runinfo" / "000" / "slurm" / "block-1" / "8c7fba7acfcf"
+    manager.mkdir(parents=True)
+    found = blocks.endings("a/run", tmp_path)
+    assert [(lost.job, lost.state) for lost in found] == [
+        ("70", "TIMEOUT"),
+        ("71", "OUT_OF_MEMORY"),
+        ("72", "OUT_OF_MEMORY"),
+    ]
+    assert [lost.block for lost in found if lost.block == blocks.block_of("8c7fba7acfcf", tmp_path)] == [
+        "000/block-1"
+    ]
+    assert blocks.block_of("nobody", tmp_path) == ""
+
+
+@on_a_node
 def test_a_preempted_block_is_replaced_and_its_quanta_run_again(tmp_path: Path) -> None:
     drill = Drill(tmp_path, 3, "all", sleep={"1": 15}, times={"sleep": 1})
     with driven(drill.attempt) as driver:
@@ -223,6 +268,7 @@ def test_a_preempted_block_is_replaced_and_its_quanta_run_again(tmp_path: Path) 
     assert read_failures(drill.attempt.submit_path) == []
 
 
+@on_a_node
 def test_failures_say_whether_it_was_memory_a_signal_or_the_science(tmp_path: Path) -> None:
     """Detector 1 takes its block down twice; 2 kills itself, 3 raises: these two are not tried again."""
     faults: dict[str, Any] = {"raise": [3], "kill": {"2": signal.SIGSEGV}}
@@ -243,6 +289,7 @@ def test_failures_say_whether_it_was_memory_a_signal_or_the_science(tmp_path: Pa
     assert waiting_or_running() == ""
 
 
+@on_a_node
 def test_a_killed_driver_leaves_blocks_that_can_be_cancelled_and_a_run_that_can_be_gone_on_with(
     tmp_path: Path,
 ) -> None:
@@ -274,6 +321,7 @@ def test_a_killed_driver_leaves_blocks_that_can_be_cancelled_and_a_run_that_can_
     assert waiting_or_running() == ""
 
 
+@on_a_node
 def test_a_restart_cancels_what_the_dead_driver_left(tmp_path: Path) -> None:
     drill = Drill(tmp_path, 2, "one", sleep={"*": 600})
     with driven(drill.attempt) as driver:
@@ -292,6 +340,7 @@ def test_a_folder_that_is_no_submit_folder_is_refused(tmp_path: Path) -> None:
         SlurmService({}).restart(str(tmp_path))
 
 
+@on_a_node
 def test_how_blocks_end_is_known_from_slurm(cluster: Path, tmp_path: Path) -> None:
     """Jobs that end in each way, with output where Parsl has it."""
     run, scripts = "20190401/drill/endings", tmp_path / "runinfo" / "000" / "submit_scripts"

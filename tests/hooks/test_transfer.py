@@ -9,6 +9,7 @@ from lsst.daf.butler import Butler
 from lsst.resources import ResourcePath
 
 from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableError
+from tololo.hooks import calibration_transfer
 from tololo.hooks import transfer as module
 from tololo.hooks.curation import CurationHook
 
@@ -97,6 +98,25 @@ def test_an_overlap_is_refused_before_anything_is_copied(hooks: tuple[CurationHo
     assert snapshot(target.repository) == before
 
 
+def test_chains_in_chains_and_collections_of_another_kind(hooks: tuple[CurationHook, CurationHook]) -> None:
+    source, target = hooks
+    source.write_chain("inner", (), [CALIB])
+    source.write_chain("outer", (), ["inner", CHAIN, "refcats"])
+    source.write_chain(CHAIN, (), ["20190416/calib/bias", "inner"], drop=True)
+    target.transfer_calibrations(source, ["outer"])
+    here, there = (content(hook.repository)["collections"] for hook in (target, source))
+    for name in ("outer", "inner", CHAIN):
+        assert here[name] == there[name]
+    for name, kind in ((CALIB, "CALIBRATION"), ("inner", "CHAINED")):
+        other = CurationHook(build_empty(Path(target.repository).with_name(kind.lower())))
+        with other.open(writeable=True) as butler:
+            butler.collections.register(name)
+        before = snapshot(other.repository)
+        with pytest.raises(BadInputError, match=rf"'{name}' is a RUN, not a {kind}"):
+            other.transfer_calibrations(source, ["outer"])
+        assert snapshot(other.repository) == before
+
+
 def test_datasets_by_query(hooks: tuple[CurationHook, CurationHook]) -> None:
     source, target = hooks
     report = target.transfer_datasets(source, ["bias", "notes"], [NEW, OLD], "detector < 3")
@@ -163,7 +183,7 @@ def test_a_killed_transfer_is_completed(
         if place == "copy":
             patched.setattr(DirectButler, "transfer_from", die_later)
         else:
-            patched.setattr(module, "write_chains", die)
+            patched.setattr(calibration_transfer, "write_chains", die)
         process = in_process(lambda: target.transfer_calibrations(source, [CHAIN]))
         process.join(120)
     assert process.exitcode == 9

@@ -155,7 +155,8 @@ def _verdict(failure: Mapping[str, Any] | None) -> tuple[Rule, str]:
         case "cancelled":
             rule, text = "cancelled", "cancelled before it had ended"
         case "lost":
-            rule, text = "lost worker", f"its worker was lost{f' ({killed})' if killed else ''}"
+            why = killed or failure.get("said")
+            rule, text = "lost worker", f"its worker was lost{f' ({why})' if why else ''}"
         case "exit" if code == 2:
             rule, text = "configuration", "its command line was refused (exit code 2)"
     return BY_NAME[rule], f"{text}, {tries}"

@@ -118,11 +118,11 @@ class Submission:
         return True
 
     def _go_on(self) -> None:
-        died = fruitless_runners(self._path)
-        if died <= MOST_RESTARTS:
+        if fruitless_runners(self._path) <= MOST_RESTARTS:
             _log.warning("the runner died: starting it again")
+            before = self._marker.stat().st_size
             runner.start(self._path)
-            if fruitless_runners(self._path) != died:  # it has begun, or even got on
+            if self._marker.stat().st_size > before:  # it has begun
                 return
         log = self._path / "runner.log"
         last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []

@@ -56,7 +56,7 @@ class RunRequest:
     inputs: list[str]
     where: str = ""
     config: dict[str, str] = field(default_factory=dict)
-    site: str = "parsl"
+    site: str = "local"
     threshold: float = 1.0
     cores: int = 2
     dry_run: bool = False

@@ -201,7 +201,7 @@ class ApdbHook(BaseHook):
             yield
             return
         before = os.environ.get(CREDENTIALS)
-        os.environ[CREDENTIALS] = json.dumps([entry, *_known_credentials()])
+        os.environ[CREDENTIALS] = json.dumps([entry, *known_credentials()])
         try:
             yield
         finally:
@@ -302,7 +302,7 @@ def _credentials(url: URL, where: str) -> dict[str, str]:
     }
 
 
-def _known_credentials() -> list[dict[str, str]]:
+def known_credentials() -> list[dict[str, str]]:
     """Return what the environment of LSST's tools knows already; ours goes before it."""
     from lsst.utils.db_auth import DbAuth, DbAuthNotFoundError
 

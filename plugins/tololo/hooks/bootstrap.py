@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tololo.engine.repositories import unreachable
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError
-from tololo.hooks.butler import CONFIG, ButlerHook, unreachable
+from tololo.hooks.butler import CONFIG, ButlerHook
 from tololo.hooks.chains import write_chain
 
 if TYPE_CHECKING:

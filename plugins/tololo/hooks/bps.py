@@ -83,18 +83,14 @@ class BpsHook:
 
     def _start(self, request: RunRequest, number: int) -> Attempt:
         attempt = Attempt(self.folder / str(number))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _check_room(self.folder)
         attempt.create(request)
         self._launch(attempt)
         return attempt
 
     def _launch(self, attempt: Attempt) -> None:
-        room = os.statvfs(attempt.folder)
-        if room.f_bavail * room.f_frsize < ROOM:
-            raise UnavailableError(
-                "No space left on device for the record of a run",
-                str(attempt.folder),
-                "make room; the run goes on where it was",
-            )
+        _check_room(attempt.folder)
         message = {"folder": str(attempt.folder), "log": str(attempt.log), "environment": job_environment()}
         pid = call({"do": "drive"} | message)
         # Until it has written that it drives, somebody who looks would take the attempt for dead.
@@ -127,6 +123,16 @@ def _end(attempt: Attempt) -> None:
             if not attempt.is_alive():
                 return
             time.sleep(0.05)
+
+
+def _check_room(folder: Path) -> None:
+    room = os.statvfs(folder)
+    if room.f_bavail * room.f_frsize < ROOM:
+        raise UnavailableError(
+            "No space left on device for the record of a run",
+            str(folder),
+            "make room; a run that had begun goes on where it was",
+        )
 
 
 def _safe(name: str) -> str:

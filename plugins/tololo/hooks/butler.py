@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tololo.engine.repositories import no_repository, unreachable
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, TololoError, UnavailableError
 from tololo.hooks.chains import ChainReport, write_chain
@@ -91,11 +92,7 @@ class ButlerHook:
             If its database does not answer.
         """
         if not self.exists():
-            raise BadInputError(
-                "There is no Butler repository",
-                self.repository,
-                "run the DAG repo_bootstrap, or mend the connection",
-            )
+            raise no_repository(self.repository)
         from lsst.daf.butler import Butler, MissingCollectionError
         from sqlalchemy.exc import OperationalError
 
@@ -291,14 +288,4 @@ def read_only(repository: str, reason: str) -> BadInputError:
         f"The repository cannot be written to: {reason}",
         repository,
         "give the user that runs Airflow the right to write there, or name another repository",
-    )
-
-
-def unreachable(repository: str, error: Exception) -> UnavailableError:
-    """Return the error of a registry whose database does not answer; no password is in it."""
-    reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-    return UnavailableError(
-        f"The registry's database does not answer: {reason}",
-        repository,
-        "start the database, or mend its address",
     )

@@ -10,7 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tololo.hooks import calibrations, dataset_types, exports, files, imports, runs, tags, transfer, visits
+from tololo.hooks import (
+    calibration_transfer,
+    calibrations,
+    dataset_types,
+    exports,
+    files,
+    imports,
+    runs,
+    tags,
+    transfer,
+    visits,
+)
 from tololo.hooks.butler import ButlerHook
 
 
@@ -132,9 +143,11 @@ class CurationHook(ButlerHook):
         how: str = "copy",
         dry_run: bool = False,
     ) -> transfer.TransferReport:
-        """Copy calibrations with their validity: `tololo.hooks.transfer.transfer_calibrations`."""
+        """Copy calibrations: `tololo.hooks.calibration_transfer.transfer_calibrations`."""
         with source.session() as origin, self.session(writeable=not dry_run) as butler:
-            return transfer.transfer_calibrations(origin, butler, names, types, transfer=how, dry_run=dry_run)
+            return calibration_transfer.transfer_calibrations(
+                origin, butler, names, types, transfer=how, dry_run=dry_run
+            )
 
     def export_calibrations(
         self,

@@ -20,11 +20,8 @@ from tololo.hooks.artifacts import (
     differences,
     refuse_missing,
 )
-from tololo.hooks.transfer import (
-    CalibrationSet,
-    check_transfer,
-    find_calibrations,
-)
+from tololo.hooks.calibration_transfer import CalibrationSet, find_calibrations
+from tololo.hooks.transfer import check_transfer
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler

@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tololo.hooks.artifacts import check_copies, known_copies, refuse_missing
+from tololo.hooks.calibration_transfer import plan_certifications, write_chains
 from tololo.hooks.calibrations import certify_pairs
 from tololo.hooks.exports import check_sums, files_of, read_export
-from tololo.hooks.transfer import (
-    BATCH,
-    TransferReport,
-    check_transfer,
-    refuse_strangers,
-    write_chains,
-)
+from tololo.hooks.transfer import BATCH, TransferReport, check_transfer, refuse_strangers
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef, Timespan
@@ -66,11 +61,7 @@ def import_calibrations(
     known = known_copies(butler, originals)
     new = [ref for ref in originals if ref not in known]
     pairs = _pairs(index, originals)
-    planned = {name: len(wanted) for name, wanted in pairs.items()}
-    types_here = {kind.name for kind in butler.registry.queryDatasetTypes()}
-    for name, wanted in pairs.items():
-        here = [(ref, span) for ref, span in wanted if ref.datasetType.name in types_here]
-        planned[name] -= certify_pairs(butler, name, here, dry_run=True)
+    planned = plan_certifications(butler, pairs, index.chains)
     if not dry_run:
         _load(butler, index, originals, new, transfer)
         for name, wanted in pairs.items():

@@ -188,14 +188,14 @@ class LockHook:
     @contextmanager
     def authorised(self) -> Iterator[None]:
         """Let processes started from here find the password of the connection, if it has one."""
-        from tololo.hooks.apdb import CREDENTIALS, _known_credentials
+        from tololo.hooks.apdb import CREDENTIALS, known_credentials
 
         database, password = self._database
         if not password:
             yield
             return
         before = os.environ.get(CREDENTIALS)
-        os.environ[CREDENTIALS] = json.dumps([_credentials(database, password), *_known_credentials()])
+        os.environ[CREDENTIALS] = json.dumps([_credentials(database, password), *known_credentials()])
         try:
             yield
         finally:

@@ -1,28 +1,23 @@
-"""Datasets and calibrations from one repository to another: copied, verified, then certified."""
+"""Datasets from one repository to another: copied, and every copy compared with its original."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING
 
-from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.facility.errors import BadInputError
 from tololo.hooks.artifacts import artifacts, check_copies, known_copies, refuse_missing
-from tololo.hooks.calibrations import certifications, certify_pairs
-from tololo.hooks.chains import write_chain
 from tololo.hooks.selection import (
     data_id,
     find_collection,
-    known_collections,
-    known_types,
-    new_collection,
     query,
     select,
 )
 
 if TYPE_CHECKING:
-    from lsst.daf.butler import Butler, CollectionInfo, DatasetRef, Timespan
+    from lsst.daf.butler import Butler, DatasetRef
 
 TRANSFERS = ("copy", "hardlink", "symlink")
 BATCH = 100
@@ -59,27 +54,6 @@ class TransferReport:
         ]
         parts += [f"certified in {name} {count}" for name, count in (self.certified or {}).items()]
         return "; ".join([*parts, *self.chains])
-
-
-@dataclass(frozen=True)
-class CalibrationSet:
-    """What CALIBRATION collections hold.
-
-    Attributes
-    ----------
-    pairs : `dict` [`str`, `list`]
-        Datasets and their validity ranges, by collection.
-    chains : `dict` [`str`, `tuple` [`str`, ...]]
-        Children of the chains that lead to them.
-    """
-
-    pairs: dict[str, list[tuple[DatasetRef, Timespan]]]
-    chains: dict[str, tuple[str, ...]]
-
-    @property
-    def refs(self) -> list[DatasetRef]:
-        """The datasets, each once."""
-        return sorted({ref for pairs in self.pairs.values() for ref, _ in pairs})
 
 
 def transfer_datasets(
@@ -122,99 +96,6 @@ def transfer_datasets(
     check_transfer(transfer)
     refs = select(source, dataset_types, names, where)
     return copy_datasets(source, target, refs, transfer=transfer, dry_run=dry_run)
-
-
-def transfer_calibrations(
-    source: Butler,
-    target: Butler,
-    names: Sequence[str],
-    dataset_types: Sequence[str] = (),
-    *,
-    transfer: str = "copy",
-    dry_run: bool = False,
-) -> TransferReport:
-    """Copy calibrations with their validity ranges, and the chains that lead to them.
-
-    Parameters
-    ----------
-    source, target : `lsst.daf.butler.Butler`
-        From where to where; the target is writeable, unless it is a dry run.
-    names : sequence of `str`
-        CALIBRATION collections, or chains of them.
-    dataset_types : sequence of `str`, optional
-        Which calibrations; all unless given.
-    transfer, dry_run
-        As in `transfer_datasets`.
-
-    Returns
-    -------
-    report : `TransferReport`
-
-    Raises
-    ------
-    BadInputError
-        As `transfer_datasets`, or if a range overlaps what the target has certified: nothing is copied then.
-    NothingToDoError
-        If the collections hold no such calibration.
-    UnavailableError
-        If a copy differs from its original; it is not kept, and nothing is certified then.
-    """
-    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
-
-    check_transfer(transfer)
-    found = find_calibrations(source, names, dataset_types)
-    types_here = {kind.name for kind in target.registry.queryDatasetTypes()}
-    planned = {}
-    for name, pairs in found.pairs.items():
-        new_collection(target, name, CollectionType.CALIBRATION)
-        here = [(ref, span) for ref, span in pairs if ref.datasetType.name in types_here]
-        planned[name] = len(pairs) - certify_pairs(target, name, here, dry_run=True)
-    report = copy_datasets(source, target, found.refs, transfer=transfer, dry_run=dry_run)
-    if not dry_run:
-        for name, pairs in found.pairs.items():
-            planned[name] = len(pairs) - certify_pairs(target, name, pairs)
-    return replace(report, certified=planned, chains=write_chains(target, found.chains, dry_run=dry_run))
-
-
-def find_calibrations(
-    butler: Butler, names: Sequence[str], dataset_types: Sequence[str] = ()
-) -> CalibrationSet:
-    """List what CALIBRATION collections, or chains of them, hold.
-
-    Raises
-    ------
-    BadInputError
-        If a name is wrong, or a collection is neither.
-    NothingToDoError
-        If they hold no such calibration.
-    """
-    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
-
-    if not names:
-        raise BadInputError("No collection is named", "collections", "name CALIBRATION collections")
-    kinds = known_types(butler, dataset_types) if dataset_types else butler.registry.queryDatasetTypes()
-    wanted = [kind.name for kind in kinds if kind.isCalibration()]
-    known_collections(butler, names, CollectionType.CALIBRATION, CollectionType.CHAINED)
-    infos: dict[str, CollectionInfo] = {
-        info.name: info
-        for info in butler.collections.query_info(list(names), flatten_chains=True, include_chains=True)
-    }
-    pairs: dict[str, list[tuple[DatasetRef, Timespan]]] = {}
-    for name, info in infos.items():
-        if info.type is CollectionType.CALIBRATION:
-            items = [item for kind in wanted for item in certifications(butler, name, kind)]
-            pairs[name] = sorted((item.ref, item.timespan) for item in items if item.timespan is not None)
-    found = CalibrationSet(
-        pairs,
-        {name: info.children for name, info in infos.items() if info.type is CollectionType.CHAINED},
-    )
-    if not found.refs:
-        raise NothingToDoError(
-            "Nothing is certified" + (f" of {', '.join(dataset_types)}" if dataset_types else ""),
-            ", ".join(names),
-            "certify calibrations there first",
-        )
-    return found
 
 
 def copy_datasets(
@@ -281,13 +162,6 @@ def refuse_strangers(butler: Butler, refs: Collection[DatasetRef]) -> None:
                     f"RUN {run}: {there[ref.dataId]}, not {ref.id}",
                     "prune that RUN, or leave these datasets out",
                 )
-
-
-def write_chains(butler: Butler, chains: Mapping[str, Sequence[str]], *, dry_run: bool) -> tuple[str, ...]:
-    """Add the children of chains of another repository to those of the same names here; say what was done."""
-    if dry_run:
-        return tuple(f"{name}: {', '.join(children)}" for name, children in chains.items())
-    return tuple(str(write_chain(butler, name, (), children)) for name, children in chains.items())
 
 
 def check_transfer(transfer: str, *more: str) -> None:

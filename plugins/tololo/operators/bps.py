@@ -67,6 +67,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
     :param pipeline_config: task configuration, ``label:field`` or ``parameters:name`` to value (templated).
     :param conn_id: connection of the repository (templated).
     :param site: compute site (templated).
+    :param locks: names of locks that the DAG run has taken (templated); the driver keeps them while it works.
     :param retry_failed: run again what failed permanently in earlier attempts.
     :param max_attempts: attempts that may fail for passing reasons.
     :param deferrable: leave the worker while the run goes on.
@@ -85,6 +86,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         "pipeline_config",
         "conn_id",
         "site",
+        "locks",
     )
 
     # Renaming it would make tasks that wait during an upgrade forget their runs.
@@ -101,6 +103,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         pipeline_config: dict[str, str] | None = None,
         conn_id: str = "{{ params.repo }}",
         site: str = "{{ params.site }}",
+        locks: Sequence[str] = (),
         retry_failed: bool = False,
         max_attempts: int = 3,
         deferrable: bool = True,
@@ -116,6 +119,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         self.pipeline_config = pipeline_config or {}
         self.conn_id = conn_id
         self.site = site
+        self.locks = locks
         self.retry_failed = retry_failed
         self.max_attempts = max_attempts
         self.deferrable = deferrable
@@ -155,7 +159,9 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
 
     def submit_job(self, context: Context) -> str:
         """Start an attempt, or take up the one that is there."""
-        return str(self._bps(context).attach_or_start(self._request(context)).folder)
+        with self._with_locks(context) as tickets:
+            request = replace(self._request(context), locks=tickets)
+            return str(self._bps(context).attach_or_start(request).folder)
 
     def get_job_status(self, external_id: Any, context: Context) -> str:
         """Return ``removed``, ``judged``, ``left``, ``cancelled``, ``running`` or the last phase."""
@@ -215,6 +221,18 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
             retry_failed=self._retries_failed(context),
         )
 
+    @contextmanager
+    def _with_locks(self, context: Context) -> Iterator[list[dict[str, Any]]]:
+        """Give what the driver needs to keep the locks, while it can find their password if there is one."""
+        from tololo.hooks.locks import LockHook, owner_of
+
+        if not self.locks or context["params"].get("dry_run"):
+            yield []
+            return
+        hook = LockHook(owner_of(context))
+        with hook.authorised():
+            yield hook.tickets(self.locks)
+
     def _retries_failed(self, context: Context) -> bool:
         """Tell whether permanent failures are to be run again: asked for, and not done yet."""
         asked = self.retry_failed or bool(context["params"].get("retry_failed"))
@@ -232,11 +250,12 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         return 0 < owner(attempt) <= self._cleared_after(context)
 
     def _steps(self) -> set[str]:
+        """Return the steps of the DAG's tasks, as far as their names are known beforehand."""
         tasks = self.dag.tasks if self.has_dag() else []  # type: ignore[no-untyped-call]
-        names = (
-            task.step or step_of(task.pipeline) for task in tasks if isinstance(task, RunPipelineOperator)
-        )
-        return {name for name in names if "{{" not in name}
+        mine = [task for task in tasks if isinstance(task, RunPipelineOperator)]
+        return {
+            task.step or step_of(task.pipeline) for task in mine if task.step or "{{" not in task.pipeline
+        }
 
     def _follow(self, attempt: Attempt, context: Context, relaunches: int = 0) -> Attempt:
         hook, store = self._bps(context), context["task_state_store"]

@@ -246,7 +246,7 @@ class Runner:
             reason = worker.verdict or ("memory" if _kernel_kills() > worker.kernel_kills else "lost")
         else:
             code = answer["exit"]
-            reason = "memory" if answer.get("memory") else "exit"
+            reason = "memory" if answer.get("memory") else "lost" if "said" in answer else "exit"
             if code != 0:
                 self._dismiss(worker)  # the next job finds a clean process
         record = self.record.jobs[job.name]
@@ -266,6 +266,7 @@ class Runner:
             memory=worker.limit,
             next_memory=record.memory,
             seconds=round(time.monotonic() - worker.began, 3),
+            said=answer.get("said", "") if answer else "",
             **{"try": worker.number},
         )
         if job.abort_on is not None and code == job.abort_on:

@@ -166,7 +166,8 @@ def failures(folder: Path) -> list[dict[str, Any]]:
     -------
     failures : `list` [`dict`]
         ``quanta`` (UUIDs), ``label``, ``exit``, ``signal``, ``reason`` (memory, lost, timeout, exit),
-        ``memory_mb`` (limit of the last try), ``peak_mb``, ``tries``.
+        ``said`` (why it was lost, where that is known), ``memory_mb`` (limit of the last try), ``peak_mb``,
+        ``tries``.
     """
     workflow, record = _read(folder)
     found = []
@@ -179,6 +180,7 @@ def failures(folder: Path) -> list[dict[str, Any]]:
                 "exit": known.last.get("exit"),
                 "signal": known.last.get("signal"),
                 "reason": known.last.get("reason", ""),
+                "said": known.last.get("said", ""),
                 "memory_mb": known.last.get("memory", 0),
                 "peak_mb": known.last.get("peak", 0),
                 "tries": known.tries,

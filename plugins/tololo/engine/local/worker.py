@@ -32,7 +32,7 @@ def work(inbox: socket.socket, parent: int) -> None:
     """Run jobs until the runner closes the connection.
 
     Each message is a line of JSON with ``commands``, ``log`` and ``environment``; the answer has ``exit``,
-    and ``memory`` if a `MemoryError` made it fail.
+    ``memory`` if a `MemoryError` made it fail, and ``said`` if the log cannot be written.
     """
     tell_when_parent_dies(signal.SIGKILL)
     if os.getppid() != parent:
@@ -46,7 +46,10 @@ def work(inbox: socket.socket, parent: int) -> None:
             job = json.loads(line)
             os.environ.clear()
             os.environ.update(inherited | job["environment"])
-            answer = perform(job["commands"], Path(job["log"]))
+            try:
+                answer = perform(job["commands"], Path(job["log"]))
+            except OSError as error:
+                answer = {"exit": 1, "said": f"{type(error).__name__}: {error}"}
             lines.write(json.dumps(answer).encode() + b"\n")
             lines.flush()
 
