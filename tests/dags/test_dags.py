@@ -178,7 +178,7 @@ def test_what_is_asked_of_bps_can_be_asked(dags: dict[str, DAG], name: str) -> N
         collections.check_name(task.parent)
         for given in task.inputs.split(","):
             collections.check_name(given)
-        assert (task.conn_id, task.site) == ("butler_default", "parsl")
+        assert (task.conn_id, task.site) == ("butler_default", "local")
         pipeline = Pipeline.from_uri(task.pipeline)
         for key, value in task.pipeline_config.items():
             label, _, field = key.partition(":")

@@ -202,20 +202,21 @@ def test_what_slurm_would_refuse_is_refused_before_anything_is_run(
     assert waiting_or_running() == ""
 
 
-@pytest.mark.parametrize("silent", ["no command", "no controller"])
-def test_a_slurm_that_does_not_answer_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
-) -> None:
-    if silent == "no command":
-        monkeypatch.setenv("PATH", str(tmp_path))
-    else:
-        monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere.conf"))
+def test_a_slurm_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     run = "20190401/drill/nothing"
     for ask in (lambda: blocks.check([]), lambda: blocks.cancel(run), lambda: blocks.blocks(run)):
         with pytest.raises(UnavailableError, match="Slurm does not answer") as caught:
             ask()
         assert caught.value.remedy
     assert blocks.endings(run, tmp_path) == []
+
+
+@on_a_node
+def test_a_controller_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere.conf"))
+    with pytest.raises(UnavailableError, match="Slurm does not answer: .*onfig"):
+        blocks.check([])
 
 
 def test_what_a_block_said_is_known_also_when_slurm_is_silent(

@@ -28,7 +28,7 @@ def line_of(path: Path, text: str) -> int:
 def test_what_is_shipped_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOLOLO_HOME", "/somewhere")
     shipped = read_facility(SHIPPED)
-    assert (shipped.instrument, shipped.site, shipped.template_type) == ("DECam", "parsl", "meanclip")
+    assert (shipped.instrument, shipped.site, shipped.template_type) == ("DECam", "local", "meanclip")
     assert shipped.repository == "/somewhere/repository"
     assert (INCLUDE / "pipelines" / "bps" / f"{shipped.site}.yaml").exists()
 
@@ -39,7 +39,7 @@ def test_what_is_shipped_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cores: 2", "cores: two", "cores", "'two' is not of type 'integer'"),
         ("cores: 2", "cores: 0", "cores", "less than the minimum"),
         ("registry: postgresql", "registry: oracle", "registry", "'oracle' is not one of"),
-        ("site: parsl", "site: my site", "site", "'my site' is not one of"),
+        ("site: local", "site: my site", "site", "'my site' is not one of"),
         ("  type: meanclip", "  type: best", "templates.type", "'best' is not one of"),
         ('  subset: "2019"', "  subset: 2019", "templates.subset", "2019 is not of type 'string'"),
         (

@@ -78,7 +78,7 @@ def test_settings_reach_the_place_where_bps_looks_for_them(tmp_path: Path) -> No
 
 def test_a_site_can_be_the_default_once_it_is_offered(tmp_path: Path) -> None:
     path = with_sites(tmp_path, SETTINGS)
-    path.write_text(path.read_text().replace("\nsite: parsl\n", "\nsite: htcondor\n"))
+    path.write_text(path.read_text().replace("\nsite: local\n", "\nsite: htcondor\n"))
     assert read_facility(path).site == "htcondor"
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(
 
 
 def test_a_default_that_is_not_offered_is_named(tmp_path: Path) -> None:
-    path = changed(tmp_path, ("\nsite: parsl\n", "\nsite: slurm\n"))
+    path = changed(tmp_path, ("\nsite: local\n", "\nsite: slurm\n"))
     with pytest.raises(BadInputError, match="'slurm' is not offered") as caught:
         read_facility(path)
     assert caught.value.where == f"{path}, line {line_of(path, 'site: slurm')}, key site"

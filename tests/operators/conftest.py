@@ -51,6 +51,7 @@ def coadd_operator(selected: dict[str, Any]) -> Any:
         pipeline_config={"assembleTemplateCoadd:method": "meanclip"},
         conn_id="butler_test",
         site="parsl",
+        deferrable=False,
     )
 
 

@@ -299,6 +299,7 @@ def test_a_driver_that_dies_again_and_again_is_given_up(
 
     os.killpg(drill.attempts[0].state.pid, signal.SIGKILL)
     monkeypatch.setattr(BpsHook, "attach_or_start", in_vain)
+    monkeypatch.setattr("tololo.triggers.attempt.LOST_SECONDS", 0.1)
     with pytest.raises(UnavailableError, match=r"died 4 times, last in phase"):
         drill.resume(deferred)
     assert len(started) == 3

@@ -21,7 +21,7 @@ pytestmark = [
         not PYTHON.exists(), reason=f"the TOM's environment is missing ({PYTHON}): bin/install"
     ),
 ]
-SERVERS = ("postgres", "tom", *(f"airflow-{part}" for part in airflow.PARTS))
+SERVERS = ("postgres", "tom", "engine", *(f"airflow-{part}" for part in airflow.PARTS))
 
 
 def pids(home):
@@ -137,7 +137,7 @@ def test_stop_leaves_no_process(running):
     members += postgres._occupants(home.root / "postgres" / "data")
     assert len(members) > len(SERVERS)
     answer = run(home, sys.executable, "-m", "tololo.services", "stop")
-    assert answer.stdout.strip() == "Stopped: airflow, tom, postgres."
+    assert answer.stdout.strip() == "Stopped: airflow, engine, tom, postgres."
     assert [pid for pid in members if process_state(pid)] == []
     assert list(home.run.glob("*.json")) == []
     assert run(home, sys.executable, "-m", "tololo.services", "stop").stdout.strip() == "Nothing was running."
