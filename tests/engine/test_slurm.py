@@ -215,7 +215,7 @@ def test_a_slurm_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pyte
 @on_a_node
 def test_a_controller_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere.conf"))
-    with pytest.raises(UnavailableError, match="Slurm does not answer: .*onfig"):
+    with pytest.raises(UnavailableError, match=r"Slurm does not answer: .*onfig"):
         blocks.check([])
 
 

@@ -127,6 +127,19 @@ def test_a_run_outlives_the_triggerer_and_ends_with_its_task(running: Running) -
     assert wrong_numbers(running.repository) == []
 
 
+def test_a_task_that_is_failed_in_its_worker_takes_its_run_along(running: Running) -> None:
+    write_faults(running.faults, sleep={"*": 600})
+    run_id = running.trigger(f"{PARENT}_stopped")
+    attempt = running.attempt(run_id)
+    wait(attempt.is_alive, "the run has started")
+    assert running.task(run_id)["state"] == "running"
+    path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{TASK}"
+    running.client.call("PATCH", path, json={"new_state": "failed"})
+    wait(lambda: not attempt.is_alive(), "the run is cancelled")
+    assert attempt.is_cancelled
+    assert running.task(run_id)["state"] == "failed"
+
+
 @pytest.mark.long
 def test_a_killed_triggerer_does_not_take_the_run_along(running: Running) -> None:
     write_faults(running.faults, sleep={"*": 600})

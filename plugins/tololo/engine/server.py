@@ -184,7 +184,7 @@ class Server:
                 try:
                     ours.close()
                     self._leave(connection, listener)
-                    warm.detach(str(self._folder / "questions.log"))
+                    warm.detach(str(self._folder / "questions.log"), "questions")
                     code = _answer_questions(theirs)
                 except BaseException:
                     traceback.print_exc()

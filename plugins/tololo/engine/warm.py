@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from setproctitle import setproctitle
+
 FIRST = (
     "lsst.daf.butler.direct_butler",
     "lsst.daf.butler.cli.butler",
@@ -85,9 +87,10 @@ def has_changed() -> bool:
     return _fingerprint() != _loaded
 
 
-def detach(log: str) -> None:
-    """Make a forked process stand on its own: session, files, signals."""
+def detach(log: str, title: str) -> None:
+    """Make a forked process stand on its own: session, files, signals, and its name in lists of processes."""
     os.setsid()
+    setproctitle(f"tololo {title}")
     for number in KEPT_FROM_CHILDREN:
         with contextlib.suppress(OSError):
             os.close(number)
@@ -112,7 +115,7 @@ def write_to(log: str) -> None:
 
 def become(log: str, environment: dict[str, str], folder: str) -> None:
     """Make a forked process what a fresh one with this environment would be."""
-    detach(log)
+    detach(log, f"driver {folder}")
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

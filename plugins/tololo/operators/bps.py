@@ -336,7 +336,9 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
             if outcome and verdict != "success":
                 ti.xcom_push(key="return_value", value=outcome.summary())
         if state.phase == "planned":
-            self.log.info("Dry run: %s quanta would run: %s", summary["expected"], state.expected)
+            self.log.info("Dry run: %s quanta would run: %s", sum(state.expected.values()), state.expected)
+        elif not state.expected:
+            self.log.info("Earlier attempts have done everything")
         return summary
 
     def _give_up_in_time(self, error: UnavailableError, attempt: Attempt, context: Context) -> None:

@@ -360,7 +360,7 @@ def _pid(journal: Journal) -> int:
 def _main(folder: Path, started: int) -> None:
     code = 1
     try:
-        warm.detach(str(folder / "runner.log"))
+        warm.detach(str(folder / "runner.log"), f"runner {folder}")
         # The kernel releases it, however the process ends; workers give their copy back.
         with open(folder / LOCK, "w") as lock:
             if _take(lock):

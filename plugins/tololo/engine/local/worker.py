@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from setproctitle import setproctitle
+
 from tololo.engine import warm
 
 _PR_SET_PDEATHSIG = 1
@@ -38,6 +40,7 @@ def work(inbox: socket.socket, parent: int) -> None:
     if os.getppid() != parent:
         return
     os.setpgrp()
+    setproctitle("tololo worker")
     # Where memory is short the kernel is to kill a job, not the database or the scheduler.
     Path("/proc/self/oom_score_adj").write_text("800")
     inherited = dict(os.environ)
