@@ -29,6 +29,7 @@ from tololo.params import (
     apdb_param,
     common_params,
     night_timetable,
+    retry_param,
     template_params,
     threshold_param,
 )
@@ -49,6 +50,7 @@ with DAG(
         **common_params(),
         **template_params(),
         **threshold_param(),
+        **retry_param(),
         "proc_type": Param(
             "instcal",
             type="string",

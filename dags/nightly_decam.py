@@ -29,6 +29,7 @@ from tololo.params import (
     PIPELINES,
     common_params,
     night_timetable,
+    retry_param,
     threshold_param,
 )
 
@@ -43,6 +44,7 @@ with DAG(
     params={
         **common_params(),
         **threshold_param(),
+        **retry_param(),
         "source": Param(
             "instcal",
             type="string",

@@ -16,7 +16,14 @@ from airflow.sdk import DAG, Param
 
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.template import AcceptTemplateOperator, SelectTemplateInputsOperator
-from tololo.params import DEFAULT_ARGS, PIPELINES, common_params, template_params, threshold_param
+from tololo.params import (
+    DEFAULT_ARGS,
+    PIPELINES,
+    common_params,
+    retry_param,
+    template_params,
+    threshold_param,
+)
 
 BANDS = ["u", "g", "r", "i", "z", "y", "VR"]
 
@@ -31,6 +38,7 @@ with DAG(
         **common_params(),
         **template_params(),
         **threshold_param(),
+        **retry_param(),
         "nights": Param(
             None,
             type=["null", "string"],

@@ -41,9 +41,6 @@ def night_timetable() -> CronPartitionTimetable:
 
 def common_params() -> dict[str, Param]:
     """Return the params that every DAG has."""
-    sites = sorted(
-        path.stem for path in (INCLUDE / "pipelines" / "bps").glob("*.yaml") if path.stem != "common"
-    )
     return {
         "repo": Param(
             "butler_default",
@@ -75,9 +72,9 @@ def common_params() -> dict[str, Param]:
         "site": Param(
             facility().site,
             type="string",
-            enum=sites,
+            enum=list(facility().sites),
             title="Compute site",
-            description="Where the quanta run: a file of include/pipelines/bps.",
+            description="Where the quanta run; facility.yaml says which there are.",
             section=RUN,
         ),
         "dry_run": Param(

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from lsst.ctrl.bps import BPS_DEFAULTS, BpsConfig
 from lsst.daf.butler import Butler
+from parsl.app.errors import BashExitFailure
+from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from conftest import GOOD_VISITS, NIGHT, Reduced, instcal_request
 from slurm.node import fault, node, slurm, wait_until
@@ -23,10 +26,11 @@ from tololo.engine.attempt import Attempt
 from tololo.engine.client import job_environment
 from tololo.engine.driver import drive
 from tololo.engine.parsl_failures import read_failures
-from tololo.engine.slurm_site import SlurmService
+from tololo.engine.slurm_site import SlurmBlocks, SlurmService
 from tololo.facility.configuration import INCLUDE, facility
 from tololo.facility.errors import BadInputError, UnavailableError
 from tololo.facility.run import RunOutcome, RunRequest
+from tololo.facility.sites import bps_config
 from tololo.hooks.butler import ButlerHook
 from tololo.simulation.drill import drill_request, make_drill_repository, wrong_numbers
 from tololo.simulation.drill_faults import executions, write_faults
@@ -334,6 +338,55 @@ def test_a_restart_cancels_what_the_dead_driver_left(tmp_path: Path) -> None:
     assert SlurmService({}).restart(submit)[2] == ""
     assert (drill.wrong(), waiting_or_running()) == ([], "")
     assert set(drill.runs("ended").values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("exception", "label", "again"),
+    [
+        (ManagerLost(b"8c7f", "n1"), "visit", True),
+        (WorkerLost(0, "n1"), "visit", True),
+        (BashExitFailure("visit", 1), "visit", False),
+        (BashExitFailure("visit", 137), "visit", False),
+        (ManagerLost(b"8c7f", "n1"), "associateApdb", False),
+    ],
+)
+def test_what_was_lost_is_tried_again_once_but_no_failure_and_nothing_that_writes_an_apdb(
+    exception: Exception, label: str, again: bool
+) -> None:
+    file = INCLUDE / "pipelines" / "bps" / "slurm.yaml"
+    config = BpsConfig(str(file), defaults=BPS_DEFAULTS)
+    config["computeSite"] = "slurm"
+    config[".pipetask.associateApdb.numberOfRetries"] = 0
+    cost = SlurmBlocks(config).retry_cost(exception, {"func_name": label})
+    assert (cost <= config[".site.slurm.retries"] == 1) is again
+
+
+@pytest.mark.parametrize(
+    ("settings", "block", "worker"),
+    [
+        ({}, None, 2.0),
+        ({"cores_per_node": 3}, 6, 2.0),
+        ({"cores_per_node": 3, "mem_per_node": 5}, 5, 2.0),
+        ({"cores_per_node": 3, "request_memory": 700}, 3, 700 / 1024),
+        ({"mem_per_node": 5, "request_memory": 8192}, 5, 5),
+    ],
+)
+def test_a_block_has_memory_for_the_jobs_that_are_in_it_at_a_time(
+    tmp_path: Path, settings: dict[str, int], block: int | None, worker: float
+) -> None:
+    file = INCLUDE / "pipelines" / "bps" / "slurm.yaml"
+    path = tmp_path / "bps.yaml"
+    own = {
+        "includeConfigs": [str(file)],
+        "computeSite": "slurm",
+        "operator": "o",
+        "payload": {"outputRun": "a/run"},
+    }
+    path.write_text(yaml.safe_dump(own | bps_config("slurm", settings | {"address": "127.0.0.1"})))
+    (executor,) = SlurmBlocks(BpsConfig(str(path), defaults=BPS_DEFAULTS)).get_executors()
+    assert (executor.provider.mem_per_node, executor.mem_per_worker) == (block, worker)
+    assert "--exclusive" not in executor.provider.scheduler_options
+    assert f"--job-name={blocks.job_name('a/run')}\n" in executor.provider.scheduler_options
 
 
 def test_a_folder_that_is_no_submit_folder_is_refused(tmp_path: Path) -> None:

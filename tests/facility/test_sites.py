@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from facility.test_configuration import changed, line_of
 
+from facility.test_configuration import changed, line_of
 from tololo.facility.configuration import INCLUDE, read_facility
 from tololo.facility.errors import BadInputError
 from tololo.facility.sites import (

@@ -80,12 +80,12 @@ def test_the_first_version(templated: Templated) -> None:
     assert f"makeDirectWarp {warps} of {warps}" in templated.progress
 
 
-def test_the_same_inputs_are_the_same_version_and_nothing_is_to_do(repository: Path) -> None:
+def test_the_same_inputs_are_the_same_version_and_nothing_is_run_again(repository: Path) -> None:
     before = ButlerHook(repository).collections()
     selected = select(**ONE)
     assert (selected["version"], selected["new"]) == (f"{CHAIN}/v1", False)
-    with pytest.raises(AirflowSkipException, match="nothing to do"):
-        coadd_operator(selected).execute(context(**ONE))
+    counts = coadd_operator(selected).execute(context(**ONE))
+    assert counts["done"] + counts["no_data"] == counts["expected"] > 0
     assert accept(selected)["version"] == f"{CHAIN}/v1"
     assert ButlerHook(repository).collections() == before
 

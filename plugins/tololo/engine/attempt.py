@@ -28,7 +28,8 @@ class AttemptState:
 
     ``phase`` is one of `LIVE` or `ENDED`; ``expected``, ``finished`` and ``failed`` count quanta by task
     label; ``drivers`` counts the driver processes that it has had; ``outcome`` is `RunOutcome` as a dict once
-    the phase is ``done`` (or ``planned``, after a dry run); ``error`` holds what, where and remedy.
+    the phase is ``done`` (or ``planned``, after a dry run); ``error`` holds what, where and
+    remedy, and the class of a facility's own error.
     """
 
     phase: str = "starting"

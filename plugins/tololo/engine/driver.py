@@ -207,7 +207,8 @@ def run_folder(repository: str, run: str) -> Path:
 def _error(error: Exception, log: Path) -> dict[str, str]:
     if isinstance(error, TololoError):
         _log.error("%s", error)
-        return {"what": error.what, "where": error.where, "remedy": error.remedy}
+        kind = type(error).__name__
+        return {"kind": kind, "what": error.what, "where": error.where, "remedy": error.remedy}
     _log.error("%s", traceback.format_exc())
     return {
         "what": f"{type(error).__name__}: {error}",

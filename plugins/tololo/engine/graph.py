@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from lsst.daf.butler import InvalidQueryError, MissingCollectionError, MissingDatasetTypeError
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQuantumGraphBuilder
@@ -158,7 +159,7 @@ def read_pipeline(request: RunRequest) -> PipelineGraph:
             where=request.pipeline,
             remedy=f"name an existing file ({error})",
         ) from error
-    except (ValueError, LookupError, AttributeError) as error:
+    except (ValueError, LookupError, AttributeError, yaml.YAMLError) as error:
         raise BadInputError(
             f"The pipeline or its configuration is wrong: {error}",
             where=f"{request.pipeline}, configuration {request.config}",

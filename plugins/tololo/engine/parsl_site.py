@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ class ResumableParslService(ParslService):  # type: ignore[misc]
 
     The id of a run is its submit folder.
     """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        # It has a log of its own (runinfo/*/parsl.log), and a lot to say.
+        logging.getLogger("parsl").propagate = False
 
     def submit(self, workflow: ParslWorkflow, **kwargs: Any) -> None:
         """Run a workflow. Return when all has ended."""

@@ -76,8 +76,20 @@ class SlurmBlocks(Slurm):  # type: ignore[misc]
     def get_parsl_config(self) -> Config:
         """Return Parsl's configuration, in which only what was lost is tried again."""
         config = super().get_parsl_config()
-        config.retry_handler = retry_cost
+        config.retry_handler = self.retry_cost
         return config
+
+    def retry_cost(self, exception: Exception, task: Any) -> float:
+        """Return the cost of another try: 1 where the job's block was lost, more than there is if it failed.
+
+        A job for which bps has ``numberOfRetries: 0``, such as one that writes an APDB, is not tried again.
+        """
+        if not isinstance(exception, ManagerLost | WorkerLost):
+            return NEVER
+        label = task["func_name"]
+        place = {"curr_site": "slurm", "curr_cluster": label, "curr_pipetask": label}
+        _, retries = self.config.search("numberOfRetries", {"curvals": place})
+        return 1.0 if retries else NEVER
 
     def _memory(self) -> tuple[int | None, float]:
         """Return the GB of a block's node and of a worker: each worker has what a quantum asks for."""
@@ -88,11 +100,6 @@ class SlurmBlocks(Slurm):  # type: ignore[misc]
 
     def _setting(self, key: str, kind: type, default: Any = None) -> Any:
         return get_bps_config_value(self.site, key, kind, default)
-
-
-def retry_cost(exception: Exception, task: Any) -> float:
-    """Return the cost of another try: 1 where the job's block was lost, more than there is if it failed."""
-    return 1.0 if isinstance(exception, ManagerLost | WorkerLost) else NEVER
 
 
 class SlurmService(ResumableParslService):
