@@ -79,13 +79,18 @@ def wait_for(attempt: Attempt, phases: tuple[str, ...]) -> AttemptState:
 
 
 def processes_below(*folders: str) -> list[int]:
-    """Processes whose TOLOLO_HOME lies below one of some folders: engine servers and what they forked."""
+    """Processes that work below one of some folders, or have their TOLOLO_HOME there.
+
+    These are engine servers and what they have forked; a process with a title shows no environment.
+    """
     found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            environment = path.read_bytes().split(b"\0")
-            if any(f"TOLOLO_HOME={folder}/".encode() in line for folder in folders for line in environment):
-                found.append(int(path.parent.name))
+            places = [os.readlink(process / "cwd")]
+            environment = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            places += [line.removeprefix("TOLOLO_HOME=") for line in environment if "TOLOLO_HOME=" in line]
+            if any(place.startswith(f"{folder}/") for folder in folders for place in places):
+                found.append(int(process.name))
     return [pid for pid in found if pid != os.getpid()]
 
 

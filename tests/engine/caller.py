@@ -15,8 +15,11 @@ from tololo.hooks.bps import BpsHook
 
 
 def follow(folder: Path, request: RunRequest) -> None:
-    """Start or take up the run, and look after it until it has ended."""
+    """Start or take up the run, and look after it until it has ended; the task remembers which it is."""
     hook = BpsHook(folder)
+    latest = hook.latest()
+    if latest is not None and latest.state.phase in ENDED:
+        return
     attempt = hook.attach_or_start(request)
     while True:
         alive = attempt.is_alive()

@@ -228,6 +228,20 @@ def test_one_message_for_a_wrong_request(ingested: Path, tmp_path: Path, wrong: 
     assert not attempt.submit_path.exists()
 
 
+@pytest.mark.parametrize("letter", [" ", "'", "{", "$"])
+def test_a_path_that_bps_cannot_write_is_refused_before_anything_is_done(
+    request_: RunRequest, tmp_path: Path, letter: str
+) -> None:
+    folder = tmp_path / f"a{letter}b" / "1"
+    attempt = Attempt(folder)
+    attempt.create(request_)
+    state = drive(attempt)
+    assert (state.phase, state.run) == ("error", "")
+    assert repr(letter) in state.error["what"]
+    assert str(folder) in state.error["where"]
+    assert "TOLOLO_HOME" in state.error["remedy"]
+
+
 def test_a_dry_run_builds_the_graph_and_stops(ingested: Path, tmp_path: Path) -> None:
     before = all_datasets(ingested), ButlerHook(ingested).collections()
     attempt = attempt_of(tmp_path, instcal_request(ingested, SPARE, dry_run=True))
@@ -241,7 +255,18 @@ def test_a_dry_run_builds_the_graph_and_stops(ingested: Path, tmp_path: Path) ->
 # Killed drivers.
 
 
-@pytest.mark.parametrize("step", STEPS)
+SHORT = (
+    "with half a graph",
+    "with half a submit folder",
+    "when the run is in the journal",
+    "when the run has ended",
+    "before it writes the chain",
+)
+
+
+@pytest.mark.parametrize(
+    "step", [step if step in SHORT else pytest.param(step, marks=pytest.mark.long) for step in STEPS]
+)
 def test_a_driver_that_dies_is_replaced_and_the_run_is_submitted_once(
     request_: RunRequest, hook: BpsHook, journal: Path, step: str
 ) -> None:

@@ -6,7 +6,10 @@ begins, so that another driver can go on wherever this one is killed; `docs/engi
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import sys
 import time
 import traceback
@@ -15,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tololo.engine.attempt import ENDED, Attempt, AttemptState, this_process
+from tololo.engine.attempt import ENDED, Attempt, AttemptState, process_started, this_process
 from tololo.engine.locks import LockKeeper, from_ticket
 from tololo.engine.progress import ProgressWatch, count_finished
 from tololo.facility.errors import NothingToDoError, TololoError, UnavailableError
@@ -42,6 +45,7 @@ def drive(attempt: Attempt) -> AttemptState:
         if not mine:
             return attempt.state  # another driver is at it
         state = attempt.state
+        _end_orphans(state)
         state.pid, state.pid_started = this_process()
         state.drivers += 1
         attempt.record(state)
@@ -202,6 +206,13 @@ def run_folder(repository: str, run: str) -> Path:
     """Return the folder of a RUN's files."""
     root = Path(repository)
     return (root if root.is_dir() else root.parent) / run
+
+
+def _end_orphans(state: AttemptState) -> None:
+    """End what a dead driver has left in its process group, as the jobs of Parsl on this machine."""
+    if state.pid and not process_started(state.pid):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(state.pid, signal.SIGKILL)
 
 
 def _error(error: Exception, log: Path) -> dict[str, str]:

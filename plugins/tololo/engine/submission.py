@@ -18,16 +18,20 @@ from tololo.engine.apdb_writers import retry_is_safe
 from tololo.engine.graph import read_pipeline
 from tololo.engine.local import runner
 from tololo.engine.local.service import LocalService, failures, fruitless_runners
+from tololo.engine.parsl_failures import read_failures
 from tololo.facility.configuration import INCLUDE, facility
 from tololo.facility.errors import BadInputError, UnavailableError
 from tololo.facility.run import RunRequest
-from tololo.facility.sites import bps_config
+from tololo.facility.sites import SITES, bps_config
 
 _log = logging.getLogger("tololo.submission")
 
 _GOING = (WmsStates.UNREADY, WmsStates.READY, WmsStates.PENDING, WmsStates.RUNNING)
 MOST_RESTARTS = 5
 """Restarts of a run that gets no further in between."""
+
+_UNQUOTED = set(" \t\n\"'`$&|;<>()[]{}*?!#~\\")
+"""What a shell, or bps itself, takes for something else than a part of a path."""
 
 
 class Submission:
@@ -43,7 +47,7 @@ class Submission:
     Raises
     ------
     BadInputError
-        There is no such site.
+        There is no such site, or a path is not one that bps can write into command lines.
     """
 
     def __init__(self, request: RunRequest, path: Path) -> None:
@@ -57,8 +61,22 @@ class Submission:
                 str(self._site),
                 f"name one of: {', '.join(others)}",
             )
+        if request.site not in facility().sites:
+            raise BadInputError(
+                f"The facility does not offer the compute site {request.site!r}",
+                "facility.yaml, key sites",
+                f"put `{request.site}:` there, or name one of: {', '.join(facility().sites)}",
+            )
+        for place in (request.repository, str(path)):
+            if wrong := sorted(set(place) & _UNQUOTED):
+                raise BadInputError(
+                    f"bps puts paths into its command lines as they are, and cannot have {wrong[0]!r} in one",
+                    place,
+                    "set TOLOLO_HOME, or put the repository, where no folder has such a name",
+                )
         self._bps = BpsConfig(str(self._site), defaults=BPS_DEFAULTS)
         self._service: BaseWmsService = doImport(self._bps["wmsServiceClass"])(self._bps)
+        self._made_here = False
 
     @property
     def provenance(self) -> Path:
@@ -71,10 +89,20 @@ class Submission:
         return self._marker.exists()
 
     @property
+    def _is_parsl(self) -> bool:
+        # By name: whoever does not run on Parsl need not import it.
+        return any(kind.__name__ == "ParslService" for kind in type(self._service).__mro__)
+
+    @property
     def _marker(self) -> Path:
-        # The local service writes its journal when it takes a run; others are marked before they are asked.
+        # The local service writes its journal when it takes a run, Parsl's a workflow that it can go on with;
+        # others are marked before they are asked.
         if isinstance(self._service, LocalService):
             return self._path / "journal.jsonl"
+        if self._is_parsl:
+            from lsst.ctrl.bps.parsl.workflow import get_workflow_filename
+
+            return Path(get_workflow_filename(str(self._path)))
         return self._path.with_name("submitted")
 
     def make(self, run: str, graph: Path) -> None:
@@ -92,8 +120,9 @@ class Submission:
         path.write_text(yaml.safe_dump(self._config(run, graph), sort_keys=False))
         # Parsl leaves its own folder in the current one.
         os.chdir(self._path.parent)
-        if not isinstance(self._service, LocalService):
+        if not (self._is_parsl or isinstance(self._service, LocalService)):
             self._marker.touch()
+        self._made_here = True
         submit_driver(str(path))
 
     def follow(self) -> bool:
@@ -109,7 +138,9 @@ class Submission:
         UnavailableError
             The runner dies again and again.
         """
-        if not self._promises_status():
+        if self._is_parsl:
+            if not self._made_here and not self.provenance.exists():
+                self._service.restart(str(self._path))
             return self.provenance.exists()
         while (state := self._service.get_status(str(self._path))[0]) in (*_GOING, WmsStates.HELD):
             if state is WmsStates.HELD and isinstance(self._service, LocalService):
@@ -132,17 +163,17 @@ class Submission:
 
     def cancel(self) -> None:
         """End what still runs of it, as far as the site can."""
-        if isinstance(self._service, LocalService) and self.is_made:
-            self._service.cancel(str(self._path))
+        if self.is_made and SITES[self._request.site].promises.cancel:
+            for job in self._service.list_submitted_jobs(str(self._path)):
+                self._service.cancel(job)
 
     def failures(self) -> list[dict[str, Any]]:
         """Return the service's record of jobs that failed, with exit and signal; empty where it has none."""
-        if isinstance(self._service, LocalService) and self.is_made:
+        if not self.is_made:
+            return []
+        if isinstance(self._service, LocalService):
             return failures(self._path)
-        return []
-
-    def _promises_status(self) -> bool:
-        return type(self._service).get_status is not BaseWmsService.get_status
+        return read_failures(self._path) if self._is_parsl else []
 
     def _config(self, run: str, graph: Path) -> dict[str, Any]:
         request = self._request

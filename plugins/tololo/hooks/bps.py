@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from tololo.engine import slurm
 from tololo.engine.attempt import ENDED, Attempt, process_started
 from tololo.engine.client import call, job_environment
 from tololo.engine.local.runner import cancel
@@ -108,6 +109,8 @@ class BpsHook:
             _end(latest)
         if (latest.submit_path / "journal.jsonl").exists():
             cancel(latest.submit_path)
+        if latest.request.site == "slurm" and latest.state.run:
+            slurm.cancel(latest.state.run)
 
 
 def _end(attempt: Attempt) -> None:

@@ -253,6 +253,27 @@ def test_the_jobs_die_with_their_runner_and_another_goes_on(folder: Path) -> Non
     assert len(events(folder, "runner")) == 2
 
 
+def test_another_runner_goes_on_after_a_failure(folder: Path) -> None:
+    """What waits for a job that has failed and for one that has not is still not run."""
+    write(
+        folder,
+        job(folder, "a", "test -e gate || sleep 600"),
+        job(folder, "b", "exit 9"),
+        job(folder, "c", "touch c", parents=["a", "b"]),
+        job(folder, "d", "touch d", parents=["a"]),
+        final="touch final",
+    )
+    start(folder)
+    until(lambda: events(folder, "end", "b"), "the failure")
+    os.kill(runner_pid(folder), signal.SIGKILL)
+    until(lambda: not runner.is_running(folder), "the runner to die")
+    (folder / "gate").touch()
+    done = run(folder)
+    assert (done.ended, done.failed, done.runners) == (True, ["b"], 0)
+    assert {path.name for path in folder.iterdir()} & {"c", "d", "final"} == {"d", "final"}
+    assert len(events(folder, "runner")) == 2
+
+
 def test_of_several_runners_one_runs(folder: Path) -> None:
     write(folder, *(job(folder, f"a_{n}", f"echo >> a_{n}; sleep 0.3") for n in range(4)))
     threads = [threading.Thread(target=start, args=(folder,)) for _ in range(5)]

@@ -104,10 +104,14 @@ class Runner:
         ready = sorted((name for name in waiting if not missing[name]), key=order.__getitem__)
         running = 0
         while ready or running:
-            while ready and (worker := self._place(self.workflow.jobs[ready[0]])):
-                name = ready.pop(0)
-                self._start(worker, self.workflow.jobs[name])
-                running += 1
+            while ready:
+                job = self.workflow.jobs[ready[0]]
+                if self._waits(job.name):  # else one that ended the workflow has pruned it
+                    if (worker := self._place(job)) is None:
+                        break
+                    self._start(worker, job)
+                    running += 1
+                ready.pop(0)
             for worker in self._ended():
                 assert worker.job is not None
                 job, worker.job = worker.job, None
@@ -116,14 +120,13 @@ class Runner:
                 if state == "waiting":
                     ready.append(job.name)
                 elif state == "done":
-                    for child in self._children.get(job.name, []):
+                    for child in waiting.intersection(self._children.get(job.name, [])):
                         missing[child] -= 1
-                        if missing[child] == 0 and child in waiting:
+                        if missing[child] == 0:
                             ready.append(child)
                 else:
                     prune(self.workflow, self.record)
-            # One that ended the workflow has pruned what was to come.
-            ready = sorted((name for name in ready if self._waits(name)), key=order.__getitem__)
+            ready.sort(key=order.__getitem__)
 
     def _waits(self, name: str) -> bool:
         return self.record.jobs[name].state == "waiting"
