@@ -22,7 +22,9 @@ from tololo.engine.attempt import ENDED, LIVE, Attempt, AttemptState, process_st
 from tololo.engine.driver import drive
 from tololo.engine.local import runner
 from tololo.engine.local.journal import Journal
+from tololo.engine.locks import lock_for, ticket
 from tololo.facility.errors import BadInputError, UnavailableError
+from tololo.facility.locks import LockOwner
 from tololo.facility.run import RunOutcome, RunRequest
 from tololo.hooks.bps import BpsHook
 from tololo.hooks.butler import ButlerHook
@@ -32,6 +34,7 @@ from tololo.simulation.drill_faults import executions, write_faults
 from .drives import STEPS, die_at, drive_in_child, ended_by, runs_of, still_running, submissions
 from .local.jobs import until
 
+OWNER = LockOwner("a_dag", "a_run", "lock", 1, "here")
 PRODUCTS = ("visit_image", "single_visit_star", "detector_summary", "visit_summary")
 
 
@@ -427,6 +430,65 @@ def test_after_an_error_while_judging_what_was_done_is_not_done_again(
     assert RunOutcome(**state.outcome).earlier == 6
     assert wrong_numbers(Path(request_.repository), "detectors", "*") == []
     assert len(executions(journal)) == 6
+
+
+def test_a_lock_is_kept_as_long_as_the_run_goes_on(
+    request_: RunRequest, hook: BpsHook, tmp_path: Path
+) -> None:
+    lock = lock_for(f"folder:{tmp_path}", OWNER)
+    lock.acquire()
+    held = []
+
+    def look() -> None:
+        import tololo.engine.judgement as judgement
+
+        real = judgement.judge
+
+        def judge(*args: object, **options: object) -> object:
+            held.append(lock.holder())
+            (tmp_path / "kept").write_text(str(held[0].kept if held[0] else None))
+            return real(*args, **options)  # type: ignore[arg-type]
+
+        judgement.judge = judge  # type: ignore[assignment]
+
+    attempt = attempt_of(hook.folder, replace(request_, locks=[ticket(lock)]))
+    assert ended_by(drive_in_child(attempt, look)) == 0
+    assert (tmp_path / "kept").read_text() == "True"
+    after = lock.holder()
+    assert after is not None
+    assert not after.kept
+    check_complete(request_, hook.folder)
+
+
+@pytest.mark.parametrize("driver", ["lives", "died"])
+def test_a_run_that_loses_its_lock_is_cut_off(
+    request_: RunRequest, hook: BpsHook, tmp_path: Path, faults: Path, journal: Path, driver: str
+) -> None:
+    write_faults(faults, sleep={"2": 600.0, "3": 600.0})
+    lock = lock_for(f"folder:{tmp_path}", OWNER, ttl=1.0)
+    lock.acquire()
+    attempt = attempt_of(hook.folder, replace(request_, locks=[ticket(lock)]))
+    pid = drive_in_child(attempt, die_at("before it follows") if driver == "died" else lambda: None)
+    until(lambda: len(executions(journal, "ended")) == 2 and len(executions(journal)) == 4, "the quanta")
+    if driver == "died":
+        assert ended_by(pid) == signal.SIGKILL
+        assert still_running(hook.folder)
+    lock.break_("a person says so")
+    assert ended_by(drive_in_child(attempt) if driver == "died" else pid) == 0
+    state = attempt.state
+    assert (state.phase, state.outcome) == ("error", {})
+    assert f"folder:{tmp_path}" in state.error["what"]
+    assert not still_running(hook.folder)
+    with Butler.from_config(request_.repository) as butler:
+        assert not butler.collections.query(f"{PARENT}*"), "the chain is somebody else's now"
+    # With the lock again, what was done counts.
+    write_faults(faults)
+    lock.acquire()
+    again = replace(request_, locks=[ticket(lock)])
+    second = hook.attach_or_start(again)
+    state = wait_for(second, ENDED)
+    assert check_complete(again, hook.folder, attempts=2).earlier == 2
+    assert sum(execution.detector == 1 for execution in executions(journal)) == 2
 
 
 def test_memory_is_doubled_after_an_attempt_that_had_too_little(request_: RunRequest, hook: BpsHook) -> None:

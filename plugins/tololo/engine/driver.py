@@ -23,6 +23,7 @@ from tololo.engine.locks import LockKeeper, from_ticket
 from tololo.engine.progress import ProgressWatch, count_finished
 from tololo.facility.errors import NothingToDoError, TololoError, UnavailableError
 from tololo.facility.failures import is_retriable
+from tololo.facility.locks import LockLostError
 from tololo.facility.run import RunOutcome, RunRequest, empty_labels
 
 if TYPE_CHECKING:
@@ -68,18 +69,24 @@ def _drive(attempt: Attempt, state: AttemptState) -> None:
     submission = Submission(request, attempt.submit_path)
     locks = [from_ticket(ticket) for ticket in request.locks]
     # Whoever has lost a lock works on what is another's: the run is cut off.
-    with LockKeeper(locks, on_lost=lambda _: submission.cancel()) as keeper:
-        if state.phase in ("starting", "building"):
-            for earlier in attempt.earlier():
-                settle(earlier)
-            _build(attempt, request, state)
-        if state.phase in ("built", "submitted"):
-            _run(attempt, request, state, submission)
-        if state.phase == "judging":
-            _judge(attempt, request, state, submission)
-            state.outcome["seconds"] = round(time.monotonic() - began, 2)
-            state.phase = "done"
-        keeper.check()
+    try:
+        with LockKeeper(locks, on_lost=lambda _: submission.cancel()) as keeper:
+            if state.phase in ("starting", "building"):
+                for earlier in attempt.earlier():
+                    settle(earlier)
+                _build(attempt, request, state)
+            keeper.check()
+            if state.phase in ("built", "submitted"):
+                _run(attempt, request, state, submission)
+            keeper.check()
+            if state.phase == "judging":
+                _judge(attempt, request, state, submission)
+                state.outcome["seconds"] = round(time.monotonic() - began, 2)
+                state.phase = "done"
+            keeper.check()
+    except LockLostError:
+        submission.cancel()  # lost before it was submitted, or while it had no driver
+        raise
 
 
 def settle(attempt: Attempt) -> None:
