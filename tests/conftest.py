@@ -106,6 +106,19 @@ def nothing_stays_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session")
+def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The database for registries in a PostgreSQL of the tests' own."""
+    from tololo.services import postgres
+    from tololo.services.home import Home
+
+    home = Home(tmp_path_factory.mktemp("home"))
+    try:
+        yield postgres.start(home).url("butler")
+    finally:
+        postgres.stop(home)
+
+
+@pytest.fixture(scope="session")
 def small_nights(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     """Four exposures of a quarter of a megapixel, the third with a WCS that is far off."""
     from tololo.simulation.instcal import simulate_nights

@@ -20,7 +20,6 @@ from tololo.simulation.drill import (
     PARENT,
     detector_ids,
     drill_request,
-    make_drill_repository,
     wrong_numbers,
 )
 from tololo.simulation.drill_faults import executions, write_faults
@@ -30,13 +29,6 @@ from .in_process import attempt, execute, quanta_of
 TEN = detector_ids(10)
 BAD = TEN[2]
 RUN = f"{PARENT}/drill/all/20290101T000000Z"
-
-
-@pytest.fixture(scope="module")
-def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repository = tmp_path_factory.mktemp("ten") / "repository"
-    make_drill_repository(repository, detectors=10)
-    return repository
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from tololo.simulation.drill import (
     PARENT,
     detector_ids,
     drill_request,
-    make_drill_repository,
 )
 from tololo.simulation.drill_faults import write_faults
 
@@ -38,13 +37,6 @@ BAD = TEN[2]
 OLD, NEW = (f"{PARENT}/drill/one/{stamp}" for stamp in ("20290101T000000Z", "20290102T000000Z"))
 DATA_ID = {"instrument": "DECam", "visit": FIRST_VISIT, "detector": BAD}
 KEY = key_of(DATA_ID)
-
-
-@pytest.fixture(scope="module")
-def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repository = tmp_path_factory.mktemp("ten") / "repository"
-    make_drill_repository(repository, detectors=10)
-    return repository
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +23,7 @@ from tololo.engine.attempt import process_started
 from tololo.facility.errors import BadInputError, TololoError, UnavailableError
 from tololo.simulation.drill import FIRST_VISIT, INPUTS, make_drill_repository
 
+from .local.jobs import until
 from .package_copy import PackageCopy
 
 QUESTIONS = """
@@ -36,14 +36,6 @@ QUESTIONS = {
     "home": lambda: os.environ["TOLOLO_HOME"],
 }
 """
-
-
-def until(reached: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + 120
-    while not (value := reached()):
-        assert time.monotonic() < deadline, f"still waiting for {what}"
-        time.sleep(0.02)
-    return value
 
 
 def server_pid() -> int:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from tololo.facility.errors import BadInputError
 from tololo.hooks.bootstrap import bootstrap, create, table, verify
 from tololo.hooks.butler import ButlerHook
 from tololo.hooks.curation import CurationHook
-from tololo.services import postgres
-from tololo.services.home import Home
 
 from .chain_race import CHAIN, race, race_of_two, vanish
 from .curated import CALIB, NEW, OLD, build, build_empty
@@ -22,15 +19,6 @@ from .test_calibrations import race_for_one_range
 from .test_visits import add_exposures
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture(scope="module")
-def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = Home(tmp_path_factory.mktemp("home"))
-    try:
-        yield postgres.start(home).url("butler")
-    finally:
-        postgres.stop(home)
 
 
 def test_bootstrap_twice(tmp_path: Path, registry_url: str) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,7 @@ from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.nights import night_bounds
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, content, snapshot
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("made") / "repo")
-
-
-@pytest.fixture
-def hook(made: Path, tmp_path: Path) -> CurationHook:
-    return CurationHook(shutil.copytree(made, tmp_path / "repo"))
+from .curated import CALIB, NEW, OLD, content, snapshot
 
 
 def valid(hook: CurationHook, moment: Time, detector: int = 1) -> str | None:

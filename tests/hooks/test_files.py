@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,9 @@ from lsst.daf.butler import Butler
 from tololo.facility.errors import BadInputError
 from tololo.hooks.curation import CurationHook
 
-from .curated import build, content, die, in_process, snapshot
+from .curated import content, die, in_process, snapshot
 
 RUN = "DECam/bias/nominal"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("made") / "repo")
-
-
-@pytest.fixture
-def hook(made: Path, tmp_path: Path) -> CurationHook:
-    return CurationHook(shutil.copytree(made, tmp_path / "repo"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from operators.airflow_context import context
 from tololo.engine.locks import LockKeeper, facility_id, from_ticket, lock_for
 from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableError
 from tololo.facility.locks import LockOwner, Verdict
-from tololo.hooks.apdb import CREDENTIALS
+from tololo.hooks.credentials import CREDENTIALS
 from tololo.hooks.locks import LockHook, main, owner_of
 from tololo.services import postgres
 from tololo.services.home import Home

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,19 +8,9 @@ from lsst.daf.butler import Butler, DatasetRef, FileDataset
 from tololo.facility.errors import BadInputError
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, content, die, files, in_process, snapshot
+from .curated import CALIB, NEW, OLD, content, die, files, in_process, snapshot
 
 CHAIN = "20190401/bias"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("made") / "repo")
-
-
-@pytest.fixture
-def hook(made: Path, tmp_path: Path) -> CurationHook:
-    return CurationHook(shutil.copytree(made, tmp_path / "repo"))
 
 
 def ingest_in_place(hook: CurationHook, folder: Path) -> Path:

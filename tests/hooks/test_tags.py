@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,19 +7,9 @@ import pytest
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.hooks.curation import CurationHook
 
-from .curated import CALIB, NEW, OLD, build, content, snapshot
+from .curated import CALIB, NEW, OLD, content, snapshot
 
 TAG = "20190401/flat/raw"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("made") / "repo")
-
-
-@pytest.fixture
-def hook(made: Path, tmp_path: Path) -> CurationHook:
-    return CurationHook(shutil.copytree(made, tmp_path / "repo"))
 
 
 def test_twice_is_once(hook: CurationHook) -> None:

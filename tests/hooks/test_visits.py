@@ -12,7 +12,7 @@ from lsst.daf.butler import Timespan
 from real_data import FIELD, needs
 from tololo.facility.errors import BadInputError
 from tololo.hooks.curation import CurationHook
-from tololo.hooks.visits import nominal_region
+from tololo.reduction.instrument.pointing import nominal_region
 
 from .curated import build_empty, content, die, in_process
 

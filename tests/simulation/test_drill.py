@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,6 @@ from tololo.engine.attempt import Attempt
 from tololo.engine.driver import drive
 from tololo.facility.errors import BadInputError
 from tololo.facility.run import RunOutcome
-from tololo.services import postgres
-from tololo.services.home import Home
 from tololo.simulation.drill import (
     FIRST_VISIT,
     INPUTS,
@@ -272,15 +269,6 @@ def test_a_journal_keeps_every_line_of_many_writers(tmp_path: Path) -> None:
 def write_lines(journal: Path, detector: int) -> None:
     for _ in range(200):
         note(journal, "began", "drillOne", VISIT, detector)
-
-
-@pytest.fixture(scope="module")
-def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = Home(tmp_path_factory.mktemp("home"))
-    try:
-        yield postgres.start(home).url("butler")
-    finally:
-        postgres.stop(home)
 
 
 @pytest.mark.services

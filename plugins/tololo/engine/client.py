@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tololo.facility import errors
-from tololo.facility.errors import TololoError, UnavailableError
+from tololo.facility.errors import UnavailableError, retold
 
 SERVER = [sys.executable, "-m", "tololo.engine.server"]
 """The command line of the server."""
@@ -214,8 +213,7 @@ async def _exchange_async(message: dict[str, Any], timeout: float) -> dict[str, 
 
 def _unpack(reply: dict[str, Any]) -> Any:
     if error := reply.get("error"):
-        kind = getattr(errors, error["class"], TololoError)
-        raise kind(error["what"], error["where"], error["remedy"])
+        raise retold(error)
     return reply.get("answer")
 
 

@@ -225,8 +225,7 @@ def _end_orphans(state: AttemptState) -> None:
 def _error(error: Exception, log: Path) -> dict[str, str]:
     if isinstance(error, TololoError):
         _log.error("%s", error)
-        kind = type(error).__name__
-        return {"kind": kind, "what": error.what, "where": error.where, "remedy": error.remedy}
+        return error.told()
     _log.error("%s", traceback.format_exc())
     return {
         "what": f"{type(error).__name__}: {error}",

@@ -6,12 +6,11 @@ blocks would then wait on it until their time is over. Without it they end by th
 
 from __future__ import annotations
 
-import ctypes
 import runpy
 import signal
 
-_PR_SET_PDEATHSIG = 1
+from tololo.engine.local.worker import tell_when_parent_dies
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    tell_when_parent_dies(signal.SIGKILL)
     runpy.run_module("parsl.executors.high_throughput.interchange", run_name="__main__", alter_sys=True)

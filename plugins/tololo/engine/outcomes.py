@@ -12,10 +12,10 @@ from lsst.daf.butler import (  # type: ignore[attr-defined]
     DataCoordinate,
     DatasetType,
     InvalidQueryError,
-    MissingCollectionError,
     MissingDatasetTypeError,
 )
 
+from tololo.engine.repositories import find_collection
 from tololo.facility.collections import run_time
 from tololo.facility.run import RunOutcome, RunRequest
 
@@ -178,14 +178,7 @@ def history(
 
 def existing(butler: Butler, *names: str) -> list[str]:
     """Return those of some collections that are in the repository."""
-    there = []
-    for name in names:
-        try:
-            butler.collections.get_info(name)
-        except MissingCollectionError:
-            continue
-        there.append(name)
-    return there
+    return [name for name in names if find_collection(butler, name)]
 
 
 def unchained(butler: Butler, parent: str, pipeline_name: str = "*") -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tololo.facility.errors import BadInputError, UnavailableError
 
 if TYPE_CHECKING:
-    from lsst.daf.butler import Butler
+    from lsst.daf.butler import Butler, CollectionInfo
 
 CONFIG = "butler.yaml"
 
@@ -105,6 +105,16 @@ def existing(butler: Butler, names: Iterable[str]) -> tuple[list[str], list[str]
         if not matches:
             absent.append(name)
     return there, absent
+
+
+def find_collection(butler: Butler, name: str) -> CollectionInfo | None:
+    """Return a collection, or `None` if there is no such."""
+    from lsst.daf.butler import MissingCollectionError
+
+    try:
+        return butler.collections.get_info(name)
+    except MissingCollectionError:
+        return None
 
 
 def known_types(butler: Butler, names: Iterable[str]) -> list[str]:

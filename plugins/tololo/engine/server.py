@@ -129,7 +129,7 @@ class Server:
                 return
             except TololoError as error:
                 with contextlib.suppress(OSError):
-                    self._reply(connection, _as_reply(error))
+                    self._reply(connection, {"error": error.told()})
             except Exception:  # whatever somebody sends, the others' server goes on
                 _log.exception("a request failed")
 
@@ -254,12 +254,12 @@ def _answer_questions(inbox: socket.socket) -> int:
             try:
                 reply = {"answer": QUESTIONS[message["question"]](**message["arguments"])}
             except TololoError as error:
-                reply = _as_reply(error)
+                reply = {"error": error.told()}
             except Exception as error:
                 traceback.print_exc()
                 what = f"The question {message['question']!r} failed: {type(error).__name__}: {error}"
                 log = str(engine_folder() / "questions.log")
-                reply = {"error": {"class": "TololoError", "what": what, "where": log, "remedy": "read it"}}
+                reply = {"error": TololoError(what, log, "read it").told()}
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             with contextlib.suppress(OSError):
@@ -274,11 +274,6 @@ def _has_hung_up(connection: socket.socket) -> bool:
         return False
     except OSError:
         return True
-
-
-def _as_reply(error: TololoError) -> dict[str, Any]:
-    told = {"what": error.what, "where": error.where, "remedy": error.remedy}
-    return {"error": {"class": type(error).__name__, **told}}
 
 
 def _is_ours(lock: int) -> bool:

@@ -125,13 +125,8 @@ class Submission:
         self._made_here = True
         submit_driver(str(path))
 
-    def follow(self) -> bool:
+    def follow(self) -> None:
         """Wait until the run has ended; go on with one whose runner died.
-
-        Returns
-        -------
-        whole : `bool`
-            Whether the service ran it to its end. If not, it was cut off, and can only be settled.
 
         Raises
         ------
@@ -141,12 +136,11 @@ class Submission:
         if self._is_parsl:
             if not self._made_here and not self.provenance.exists():
                 self._service.restart(str(self._path))
-            return self.provenance.exists()
+            return
         while (state := self._service.get_status(str(self._path))[0]) in (*_GOING, WmsStates.HELD):
             if state is WmsStates.HELD and isinstance(self._service, LocalService):
                 self._go_on()
             time.sleep(0.05)
-        return True
 
     def _go_on(self) -> None:
         if fruitless_runners(self._path) <= MOST_RESTARTS:

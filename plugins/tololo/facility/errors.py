@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class TololoError(Exception):
     """One clear message about something a person has to know.
@@ -27,6 +29,15 @@ class TololoError(Exception):
             parts.append(f"What to do: {remedy.rstrip('.')}.")
         super().__init__(" ".join(parts))
 
+    def told(self) -> dict[str, str]:
+        """Return it as JSON for another process, which makes it again with `retold`."""
+        return {
+            "kind": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "remedy": self.remedy,
+        }
+
     def __reduce__(self) -> tuple[type[TololoError], tuple[str, str, str]]:
         return type(self), (self.what, self.where, self.remedy)
 
@@ -41,3 +52,10 @@ class NothingToDoError(TololoError):
 
 class UnavailableError(TololoError):
     """A service or a resource is away for now; trying again later can help."""
+
+
+def retold(content: Mapping[str, str]) -> TololoError:
+    """Make the error again that `TololoError.told` has put into words; without a kind it is just an error."""
+    kinds = {kind.__name__: kind for kind in (BadInputError, NothingToDoError, UnavailableError)}
+    kind = kinds.get(content.get("kind", ""), TololoError)
+    return kind(content["what"], content["where"], content["remedy"])

@@ -12,11 +12,10 @@ A password never stands in a URL, in a YAML file or on a command line: it goes t
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseHook
 
 from tololo.facility.errors import BadInputError
+from tololo.hooks.credentials import authorised, credential
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -35,7 +35,6 @@ DATABASE = "apdb"
 DRIVER = "postgresql+psycopg2"
 """dax_apdb stores through pandas, whose untyped NULLs psycopg 3 refuses."""
 
-CREDENTIALS = "LSST_DB_AUTH_CREDENTIALS"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 _OWN_EXTRAS = {"backend", "config_folder", "db_url"}
 
@@ -193,22 +192,9 @@ class ApdbHook(BaseHook):
         with self.authorised(), reachable(f"APDB {name}"):
             yield self._open(self.config_path(name))
 
-    @contextmanager
-    def authorised(self) -> Iterator[None]:
+    def authorised(self) -> AbstractContextManager[None]:
         """Let dax_apdb, here and in processes started from here, find the password of the connection."""
-        entry = self.place.credentials
-        if not entry:
-            yield
-            return
-        before = os.environ.get(CREDENTIALS)
-        os.environ[CREDENTIALS] = json.dumps([entry, *known_credentials()])
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[CREDENTIALS]
-            else:
-                os.environ[CREDENTIALS] = before
+        return authorised(self.place.credentials)
 
     def test_connection(self) -> tuple[bool, str]:
         """Try the database, for the button in the form of the connection."""
@@ -294,19 +280,4 @@ def _credentials(url: URL, where: str) -> dict[str, str]:
         return {}
     if not url.host or not url.username:
         raise BadInputError("A password needs a host and a login", where, "set both, or drop the password")
-    address = f"{url.host}:{url.port}" if url.port else url.host
-    return {
-        "url": f"postgresql://{address}/{url.database}",
-        "username": url.username,
-        "password": str(url.password),
-    }
-
-
-def known_credentials() -> list[dict[str, str]]:
-    """Return what the environment of LSST's tools knows already; ours goes before it."""
-    from lsst.utils.db_auth import DbAuth, DbAuthNotFoundError
-
-    try:
-        return list(DbAuth().authList)
-    except DbAuthNotFoundError:
-        return []
+    return credential(url.host, url.port, str(url.database), url.username, str(url.password))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tololo.engine.repositories import no_repository, unreachable
+from tololo.engine.repositories import find_collection, no_repository, unreachable
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, TololoError, UnavailableError
 from tololo.hooks.chains import ChainReport, write_chain
@@ -246,16 +246,7 @@ class ButlerHook:
         return str(host).removeprefix("file://")
 
     def _globs(self, butler: Butler, pattern: str) -> bool:
-        return "*" in pattern or bool(self._infos(butler, pattern))
-
-    @staticmethod
-    def _infos(butler: Butler, name: str) -> list[Any]:
-        from lsst.daf.butler import MissingCollectionError
-
-        try:
-            return [butler.collections.get_info(name)]
-        except MissingCollectionError:
-            return []
+        return "*" in pattern or find_collection(butler, pattern) is not None
 
     @staticmethod
     def _count(butler: Butler, kind: str, name: str, where: str = "", **data_id: Any) -> int:

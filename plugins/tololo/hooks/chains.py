@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tololo.engine.repositories import find_collection
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, UnavailableError
 
@@ -107,15 +108,15 @@ def write_chain(
 
     collections.check_name(chain, "chain")
     wanted = None if own is None else set(own)
-    is_there = chain in _existing(butler, [chain])
-    if is_there and (kind := butler.collections.get_info(chain).type) is not CollectionType.CHAINED:
+    info = find_collection(butler, chain)
+    if info and info.type is not CollectionType.CHAINED:
         raise BadInputError(
-            f"The collection {chain!r} is a {kind.name}, not a chain", "repository", "use another name"
+            f"The collection {chain!r} is a {info.type.name}, not a chain", "repository", "use another name"
         )
     if chain in inputs or chain in (wanted or ()):
         raise _contains_itself(chain)
     if dry_run:
-        return _plan(butler, chain, wanted, inputs, drop, is_there)
+        return _plan(butler, chain, wanted, inputs, drop, info is not None)
     for _ in range(ATTEMPTS):
         try:
             butler.collections.register(chain, CollectionType.CHAINED)
@@ -147,7 +148,7 @@ def _plan(
     if not drop:
         runs |= {child for child in before if child in below and child not in inputs}
     wanted = list(dict.fromkeys([*collections.newest_first(runs), *inputs]))
-    there = _existing(butler, wanted)
+    there = {name for name in wanted if find_collection(butler, name)}
     vanished = [child for child in before if child not in wanted]
     children = [name for name in wanted if name in there] + ([] if drop else vanished)
     return ChainReport(
@@ -161,16 +162,3 @@ def _plan(
 
 def _contains_itself(chain: str) -> BadInputError:
     return BadInputError(f"The chain {chain!r} would contain itself", "chain", "take it out of its inputs")
-
-
-def _existing(butler: Butler, names: Iterable[str]) -> set[str]:
-    from lsst.daf.butler import MissingCollectionError
-
-    there = set()
-    for name in names:
-        try:
-            butler.collections.get_info(name)
-        except MissingCollectionError:
-            continue
-        there.add(name)
-    return there

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tololo.engine.repositories import find_collection
 from tololo.facility.errors import BadInputError
 from tololo.hooks.artifacts import difference
-from tololo.hooks.selection import INSTRUMENT, data_id, find_collection, known_types, new_collection, query
+from tololo.hooks.selection import INSTRUMENT, data_id, known_types, new_collection, query
 
 if TYPE_CHECKING:
     from astropy.table import Row, Table

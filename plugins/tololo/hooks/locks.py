@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
@@ -32,6 +30,7 @@ from tololo.facility.locks import (
     remedy,
     split_name,
 )
+from tololo.hooks.credentials import authorised, credential
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -185,24 +184,10 @@ class LockHook:
             lock.ttl = held.ttl
         return [ticket(lock) for lock in locks]
 
-    @contextmanager
-    def authorised(self) -> Iterator[None]:
+    def authorised(self) -> AbstractContextManager[None]:
         """Let processes started from here find the password of the connection, if it has one."""
-        from tololo.hooks.apdb import CREDENTIALS, known_credentials
-
         database, password = self._database
-        if not password:
-            yield
-            return
-        before = os.environ.get(CREDENTIALS)
-        os.environ[CREDENTIALS] = json.dumps([_credentials(database, password), *known_credentials()])
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[CREDENTIALS]
-            else:
-                os.environ[CREDENTIALS] = before
+        return authorised(_credentials(database, password) if password else {})
 
     def run_state(self, owner: LockOwner) -> str | None:
         """Ask Airflow for the state of the DAG run that owns a lock.
@@ -278,12 +263,7 @@ def _credentials(database: str, password: str) -> dict[str, str]:
     from urllib.parse import unquote, urlsplit
 
     url = urlsplit(database)
-    address = f"{url.hostname}:{url.port}" if url.port else str(url.hostname)
-    return {
-        "url": f"postgresql://{address}{url.path}",
-        "username": unquote(url.username or ""),
-        "password": password,
-    }
+    return credential(str(url.hostname), url.port, url.path.strip("/"), unquote(url.username or ""), password)
 
 
 def main(words: Sequence[str] | None = None) -> int:

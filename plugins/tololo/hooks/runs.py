@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tololo.engine.repositories import find_collection
 from tololo.facility.errors import BadInputError
-from tololo.hooks.selection import find_collection
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from tololo.engine.repositories import find_collection
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, NothingToDoError
 
@@ -161,16 +162,6 @@ def known_collections(butler: Butler, names: Sequence[str], *kinds: CollectionTy
             )
         found.append(info)
     return found
-
-
-def find_collection(butler: Butler, name: str) -> CollectionInfo | None:
-    """Return a collection, or `None` if there is no such."""
-    from lsst.daf.butler import MissingCollectionError
-
-    try:
-        return butler.collections.get_info(name)
-    except MissingCollectionError:
-        return None
 
 
 def new_collection(butler: Butler, name: str, kind: CollectionType) -> bool:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING
 
+from tololo.engine.repositories import find_collection
 from tololo.facility.errors import BadInputError
 from tololo.hooks.artifacts import artifacts, check_copies, known_copies, refuse_missing
 from tololo.hooks.selection import (
     data_id,
-    find_collection,
     query,
     select,
 )

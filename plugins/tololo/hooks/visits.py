@@ -15,10 +15,6 @@ from tololo.hooks.selection import INSTRUMENT, qualified
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DimensionRecord
-    from lsst.sphgeom import ConvexPolygon
-
-PADDING = 300.0
-"""Pixels by which the region of a detector is larger than the CCD: pointings are off by some arcseconds."""
 
 _SHARED = (
     "physical_filter",
@@ -99,44 +95,6 @@ def define_visits(butler: Butler, where: str = "", *, dry_run: bool = False) -> 
     return VisitsReport(tuple(new), len(exposures) - len(new) - len(skipped), tuple(skipped))
 
 
-def nominal_region(detector: int, ra: float, dec: float, padding: float = PADDING) -> ConvexPolygon:
-    """Return the sky that a CCD covers by the camera's nominal geometry.
-
-    Parameters
-    ----------
-    detector : `int`
-        1 to 62.
-    ra, dec : `float`
-        Pointing, ICRS degrees.
-    padding : `float`, optional
-        Pixels to add on each side.
-
-    Returns
-    -------
-    region : `lsst.sphgeom.ConvexPolygon`
-        Hull of the corners and the middles of the sides (the distortion bends them).
-    """
-    import numpy as np
-
-    from tololo.reduction.formats.tract import hull
-    from tololo.reduction.instrument.detectors import HEIGHT, WIDTH, detector_geometry
-
-    x = np.array([-padding - 0.5, (WIDTH - 1) / 2, WIDTH - 0.5 + padding])
-    y = np.array([-padding - 0.5, (HEIGHT - 1) / 2, HEIGHT - 0.5 + padding])
-    grid_x, grid_y = (grid.ravel() for grid in np.meshgrid(x, y))
-    angle = detector_geometry(detector).to_field_angle.apply_forward(x=grid_x, y=grid_y)
-    # The camera does not rotate: +y is east, +x is south.
-    east, north = angle.y, -angle.x
-    distance = np.hypot(east, north)
-    along = np.divide(np.sin(distance), distance, out=np.ones_like(distance), where=distance > 0)
-    east, north, ahead = east * along, north * along, np.cos(distance)
-    sin0, cos0 = np.sin(np.radians(dec)), np.cos(np.radians(dec))
-    return hull(
-        (ra + np.degrees(np.arctan2(east, ahead * cos0 - north * sin0))) % 360,
-        np.degrees(np.arcsin(ahead * sin0 + north * cos0)),
-    )
-
-
 def _exposures(butler: Butler, where: str) -> list[DimensionRecord]:
     from lsst.daf.butler import InvalidQueryError
     from lsst.daf.butler.registry import UserExpressionError
@@ -173,6 +131,7 @@ def _define(butler: Butler, exposure: DimensionRecord) -> None:
 
     from tololo.reduction.instrument.decam import VISIT_SYSTEM
     from tololo.reduction.instrument.detectors import detectors
+    from tololo.reduction.instrument.pointing import nominal_region
 
     registry = butler.registry
     key: dict[str, Any] = {"instrument": INSTRUMENT, "visit": exposure.id}

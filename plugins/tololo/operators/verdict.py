@@ -8,7 +8,7 @@ from pathlib import Path
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from tololo.engine.attempt import Attempt, AttemptState
-from tololo.facility.errors import BadInputError, TololoError, UnavailableError
+from tololo.facility.errors import BadInputError, TololoError, UnavailableError, retold
 from tololo.facility.failures import is_retriable
 from tololo.facility.run import RunOutcome, write_json
 
@@ -86,13 +86,12 @@ def gave_up(error: UnavailableError, failed: int) -> AirflowFailException:
 
 
 def _of_error(state: AttemptState) -> Exception:
-    what, where, remedy = (state.error.get(key, "") for key in ("what", "where", "remedy"))
-    kind = state.error.get("kind", "")
+    error, kind = retold(state.error), state.error.get("kind", "")
     if state.phase == "empty":
-        return AirflowSkipException(str(TololoError(what, where, remedy)))
-    if is_retriable(f"{kind}: {what}" if kind else what):
-        return UnavailableError(what, where, remedy)
-    return AirflowFailException(str(TololoError(what, where, remedy)))
+        return AirflowSkipException(str(error))
+    if is_retriable(f"{kind}: {error.what}" if kind else error.what):
+        return UnavailableError(error.what, error.where, error.remedy)
+    return AirflowFailException(str(error))
 
 
 def record_verdict(attempt: Attempt, verdict: str, try_number: int) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from astropy.io import fits
 from astropy.time import Time, TimeDelta
 from astropy.wcs import WCS
@@ -25,7 +24,7 @@ from tololo.facility.nights import night_bounds
 
 from .formats.dqmask import plver_key
 from .formats.instcal_formatter import DIMENSIONS, PLANES, STORAGE_CLASS, InstcalFormatter
-from .formats.tract import hull
+from .formats.tract import hull, outline
 from .instrument.decam import VISIT_SYSTEM
 from .instrument.detectors import INSTRUMENT
 
@@ -149,13 +148,8 @@ def detector_region(detector: InstcalDetector, padding: float = PADDING) -> Conv
     region : `lsst.sphgeom.ConvexPolygon`
         Hull of the corners and the middles of the sides (the distortion bends them).
     """
-    height, width = detector.shape
-    x = np.array([-padding - 0.5, (width - 1) / 2, width - 0.5 + padding])
-    y = np.array([-padding - 0.5, (height - 1) / 2, height - 0.5 + padding])
-    grid_x, grid_y = np.meshgrid(x, y)
     wcs = WCS(fits.Header(detector.wcs_header))
-    ra, dec = wcs.all_pix2world(grid_x.ravel(), grid_y.ravel(), 0)
-    return hull(ra, dec)
+    return hull(*wcs.all_pix2world(*outline(detector.shape, padding), 0))
 
 
 def _ingest_one(

@@ -7,9 +7,9 @@ import os
 import signal
 from collections.abc import Mapping
 
-from tololo.engine.attempt import LIVE, Attempt, process_started
+from tololo.engine.attempt import LIVE, Attempt
 from tololo.engine.client import COLD_START, SERVER, is_up, job_environment, stop_server
-from tololo.engine.local.journal import Journal
+from tololo.engine.local.runner import pid_of
 from tololo.services.home import Home
 from tololo.services.process import Daemon
 
@@ -65,8 +65,6 @@ def _halt(attempt: Attempt) -> bool:
     if ran:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(attempt.state.pid, signal.SIGKILL)
-    runners = [event for event in Journal(attempt.submit_path) if event["event"] == "runner"]
-    if runners and process_started(runners[-1]["pid"]) == runners[-1]["started"]:
-        os.kill(runners[-1]["pid"], signal.SIGKILL)
-        ran = True
-    return ran
+    if pid := pid_of(attempt.submit_path):
+        os.kill(pid, signal.SIGKILL)
+    return ran or bool(pid)

@@ -336,25 +336,24 @@ def cancel(folder: Path) -> tuple[bool, str]:
     message : `str`
         What there is to say about it.
     """
-    journal = Journal(folder)
-    journal.append("cancelled", by=getpass.getuser())
+    Journal(folder).append("cancelled", by=getpass.getuser())
     if not is_running(folder):
         return True, "nothing was running"
     for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if pid := _pid(journal):  # it may only just begin
+            if pid := pid_of(folder):  # it may only just begin
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, sign)
             if not is_running(folder):
                 return True, ""
             time.sleep(0.02)
-    return False, f"the runner (pid {_pid(journal)}) does not end"
+    return False, f"the runner (pid {pid_of(folder)}) does not end"
 
 
-def _pid(journal: Journal) -> int:
+def pid_of(folder: Path) -> int:
     """Return the pid of the runner that wrote itself into the journal last, 0 if it is gone."""
-    runners = [event for event in journal if event["event"] == "runner"]
+    runners = [event for event in Journal(folder) if event["event"] == "runner"]
     if not runners or process_started(runners[-1]["pid"]) != runners[-1]["started"]:
         return 0
     return int(runners[-1]["pid"])

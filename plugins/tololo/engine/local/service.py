@@ -7,7 +7,6 @@ import getpass
 import json
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,12 +261,7 @@ def _remember(folder: Path) -> None:
     """Add a run to those that ``bps report`` lists without being told an id."""
     index = engine_folder() / "submitted.jsonl"
     index.parent.mkdir(parents=True, exist_ok=True)
-    line = {
-        "time": time.time(),
-        "at": f"{datetime.now(UTC):%FT%TZ}",
-        "user": getpass.getuser(),
-        "path": str(folder),
-    }
+    line = {"time": time.time(), "user": getpass.getuser(), "path": str(folder)}
     with open(index, "a") as lines:
         lines.write(json.dumps(line) + "\n")
 

@@ -259,6 +259,23 @@ def hull(ra: ArrayLike, dec: ArrayLike) -> ConvexPolygon:
     return ConvexPolygon([UnitVector3d(*vector) for vector in unit_vectors(ra, dec).reshape(-1, 3).tolist()])
 
 
+def outline(shape: tuple[int, int], padding: float = 0.0) -> tuple[Float, Float]:
+    """Return the x and y of the corners, the middles of the sides and the centre of an image.
+
+    Parameters
+    ----------
+    shape : `tuple` [`int`, `int`]
+        Height and width, pixels.
+    padding : `float`, optional
+        Pixels to add on each side.
+    """
+    height, width = shape
+    x = np.array([-padding - 0.5, (width - 1) / 2, width - 0.5 + padding])
+    y = np.array([-padding - 0.5, (height - 1) / 2, height - 0.5 + padding])
+    grid_x, grid_y = np.meshgrid(x, y)
+    return grid_x.ravel(), grid_y.ravel()
+
+
 def overlaps(first: Region, second: Region) -> bool:
     """Tell whether two regions of the sky may have a point in common."""
     return not first.relate(second) & DISJOINT
