@@ -314,7 +314,7 @@ def test_whoever_asks_again_gets_another_driver_for_the_same_attempt(
     until(lambda: not attempt.is_alive(), "the driver to die")
     assert runner.is_running(attempt.submit_path), "the jobs go on meanwhile"
     assert hook.attach_or_start(request_).folder == attempt.folder
-    assert attempt.is_alive(), "the runner does not keep the new driver out"
+    until(lambda: attempt.state.drivers == 2, "the new driver: the runner does not keep it out")
     assert wait_for(attempt, ENDED).drivers == 2
     check_complete(request_, hook.folder)
     assert submissions(hook.folder) == 1

@@ -149,6 +149,7 @@ def test_faults_are_judged_for_what_they_are(
 def in_child(faults: Path, journal: Path | None, megabytes: int) -> None:
     if megabytes:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20,) * 2)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever an earlier test's process made of it
     try:
         suffer(faults, journal, "drillOne", VISIT, 3)
     except MemoryError:

@@ -140,7 +140,7 @@ class Submission:
         while (state := self._service.get_status(str(self._path))[0]) in (*_GOING, WmsStates.HELD):
             if state is WmsStates.HELD and isinstance(self._service, LocalService):
                 self._go_on()
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def _go_on(self) -> None:
         if fruitless_runners(self._path) <= MOST_RESTARTS:

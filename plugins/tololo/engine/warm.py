@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import logging
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from setproctitle import setproctitle
+
+from tololo.engine import recall
 
 FIRST = (
     "lsst.daf.butler.direct_butler",
@@ -35,9 +36,14 @@ FIRST = (
     "lsst.ctrl.mpexec.cli.pipetask",
     "lsst.ctrl.mpexec.cli.cmd",
     "lsst.ctrl.bps.drivers",
+    "jsonschema",
+    "tololo.engine.aggregation",
     "tololo.engine.driver",
-    "tololo.engine.questions",
+    "tololo.engine.judgement",
+    "tololo.engine.local.clustering",
     "tololo.engine.local.service",
+    "tololo.engine.questions",
+    "tololo.engine.submission",
 )
 """What the first step of any run needs."""
 
@@ -52,14 +58,12 @@ def up() -> None:
     """Import what the first step of any run needs."""
     global _loaded  # noqa: PLW0603
     _loaded = _fingerprint()
+    # A pool of threads does not live through a fork, and a new one spins while it waits. One thread for each
+    # process is what pipetask asks for as well.
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     for name in FIRST:
         importlib.import_module(name)
-    # Every run records the installed packages three times. What this process has imported cannot change any
-    # more, so looking once is enough.
-    packages: Any = importlib.import_module("lsst.utils.packages")
-    packages.packages_distributions = functools.cache(packages.packages_distributions)
-    packages.packages_distributions()
-    packages.getAllPythonDistributions()  # remembers by itself
+    recall.remember()
 
 
 def steps() -> Iterator[Callable[[], Any]]:
@@ -80,6 +84,7 @@ def steps() -> Iterator[Callable[[], Any]]:
         for dispatcher in list(vars(sys.modules[module.name]).values()):
             for signature in _cached_signatures(dispatcher):
                 yield _compiler(dispatcher, signature)
+    yield recall.threads
 
 
 def has_changed() -> bool:

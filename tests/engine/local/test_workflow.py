@@ -52,6 +52,24 @@ def taken(*jobs: GenericWorkflowJob, settings: BpsConfig | None = None, **change
     return Workflow.from_generic(settings or config(), generic, Path("/submit"))
 
 
+def test_jobs_come_by_data_id_and_parents_first() -> None:
+    named = {
+        name: payload(name, "run", label=label, tags={"visit": visit, "detector": detector})
+        for name, label, visit, detector in (
+            ("x", "one", 7, 10),
+            ("c", "one", 7, 9),
+            ("a", "two", 7, 9),
+            ("b", "one", 70, 1),
+        )
+    }
+    assert list(taken(*named.values()).jobs) == ["c", "a", "x", "b"]
+    generic = GenericWorkflow("run")
+    for job in named.values():
+        generic.add_job(job)
+    generic.add_job_relationships("x", "c")
+    assert list(Workflow.from_generic(config(), generic, Path("/submit")).jobs) == ["a", "x", "c", "b"]
+
+
 def test_what_it_takes_from_bps() -> None:
     job = payload(
         "a",

@@ -300,10 +300,10 @@ def start(folder: Path) -> None:
 
     Of several runners for one folder all but the first end at once.
     """
-    gc.collect()  # what a forked process would otherwise close of its parent's, closed connections first
     reader, writer = os.pipe()
     middle = os.fork()
     if middle == 0:
+        gc.freeze()  # else it would tidy up, and so close, what its parent has thrown away
         os.close(reader)
         if os.fork():
             os._exit(0)

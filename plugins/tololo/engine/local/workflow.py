@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -10,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from networkx import lexicographical_topological_sort
 
 from tololo.facility.errors import BadInputError
 from tololo.facility.run import write_json
@@ -84,7 +87,7 @@ class Workflow:
     name : `str`
         Name of the run.
     jobs : `dict` [`str`, `Job`]
-        In an order in which parents come first; the one called `FINAL` runs last, in any case.
+        Parents come first, and else the lower data ID; the one called `FINAL` runs last, in any case.
     cores : `int`
         Cores that the jobs may use at a time.
     attributes : `dict` [`str`, `str`]
@@ -125,7 +128,8 @@ class Workflow:
         """Take what the runner needs from the workflow that bps prepared."""
         site = {"curr_site": config["computeSite"]}
         _, cores = config.search("cores", opt={"curvals": site, "default": os.cpu_count() or 1})
-        jobs = {name: _job(generic.get_job(name), generic, config, folder) for name in generic}
+        in_order = lexicographical_topological_sort(generic, lambda name: _rank(generic.get_job(name)))
+        jobs = {name: _job(generic.get_job(name), generic, config, folder) for name in in_order}
         final = generic.get_final()
         if final is not None:
             jobs[FINAL] = _job(final, generic, config, folder, name=FINAL)
@@ -167,6 +171,12 @@ def _job(node: Any, generic: GenericWorkflow, config: BpsConfig, folder: Path, n
         abort_on=node.abort_on_value,
         environment={key: str(value) for key, value in node.environment.items()},
     )
+
+
+def _rank(node: Any) -> list[tuple[float, str]]:
+    """Give what jobs are sorted by: the data ID, then the task, with numbers as numbers."""
+    words = map(str, [*(getattr(node, "tags", None) or {}).values(), node.label, node.name])
+    return [(float(word), "") if word.isdecimal() else (math.inf, word) for word in words]
 
 
 def _memory_limit(config: BpsConfig) -> int:
