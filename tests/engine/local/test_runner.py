@@ -14,6 +14,7 @@ import pytest
 from tololo.engine.attempt import process_started
 from tololo.engine.local import runner
 from tololo.engine.local.journal import Journal
+from tololo.engine.local.machine import memory_of_machine
 from tololo.engine.local.workflow import FINAL
 
 from .jobs import events, job, processes_with, record, run, runner_pid, start, until, write
@@ -157,7 +158,7 @@ def test_a_job_that_says_itself_that_it_had_no_memory_gets_more(folder: Path) ->
 
 
 def test_no_more_jobs_than_cores_and_memory_allow(folder: Path) -> None:
-    half = int(0.6 * runner._memory_of_machine())
+    half = int(0.6 * memory_of_machine())
     jobs = [job(folder, f"a_{n}", "sleep 0.2") for n in range(6)]
     jobs += [job(folder, f"b_{n}", "sleep 0.2", memory=half) for n in range(3)]
     jobs += [job(folder, f"c_{n}", "sleep 0.2", cpus=2) for n in range(3)]
@@ -213,7 +214,7 @@ def test_an_idle_worker_that_dies_costs_no_try(folder: Path) -> None:
         folder,
         job(folder, "a", "sleep 0.5"),
         job(folder, "b", f"echo {WORKER} > idle"),
-        job(folder, "c", "sleep 0.2; kill -KILL $(cat idle)", parents=["a", "b"]),
+        job(folder, "c", "sleep 0.2; kill -KILL $(cat idle); sleep 0.2", parents=["a", "b"]),
         job(folder, "d", "true", parents=["c"]),
         job(folder, "e", "true", parents=["c"]),
     )

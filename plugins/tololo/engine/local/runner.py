@@ -18,21 +18,21 @@ import signal
 import socket
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from tololo.engine import warm
 from tololo.engine.attempt import process_started
+from tololo.engine.client import engine_folder
 from tololo.engine.local.journal import JobRecord, Journal, RunRecord, prune
+from tololo.engine.local.machine import Machine
 from tololo.engine.local.worker import work
 from tololo.engine.local.workflow import FINAL, Job, Workflow
 
 LOCK = "runner.lock"
 MEMORY_WATCH = 0.1
 """Seconds between looks at the memory of running jobs."""
-FULL = 0.9
-"""Fraction of the machine's memory that jobs may ask for together."""
 
 _log = logging.getLogger("tololo.runner")
 _MIB = 1 << 20
@@ -51,6 +51,7 @@ class Worker:
     peak: int = 0
     verdict: str = ""
     kernel_kills: int = 0
+    part: list[int] = field(default_factory=list)
 
 
 class Runner:
@@ -67,7 +68,7 @@ class Runner:
         self.workflow = Workflow.read(folder)
         self.journal = Journal(folder)
         self.record = RunRecord({})
-        self.memory = _memory_of_machine()
+        self.machine = Machine(engine_folder() / "machine.lock", self.workflow.cores)
         self._pool: list[Worker] = []
         self._children: dict[str, list[str]] = {}
         for name, job in self.workflow.jobs.items():
@@ -115,6 +116,7 @@ class Runner:
             for worker in self._ended():
                 assert worker.job is not None
                 job, worker.job = worker.job, None
+                self.machine.give_back(worker.part)
                 running -= 1
                 state = self.record.jobs[job.name].state
                 if state == "waiting":
@@ -137,12 +139,16 @@ class Runner:
 
     def _place(self, job: Job) -> Worker | None:
         """Find or fork a worker for a job, if there are cores and memory for it."""
-        busy = [worker for worker in self._pool if worker.job]
-        cpus = sum(worker.job.cpus for worker in busy if worker.job)
-        memory = sum(worker.limit for worker in busy)
         wanted = self.record.jobs[job.name].memory
-        if busy and (cpus + job.cpus > self.workflow.cores or memory + wanted > FULL * self.memory):
+        part = self.machine.take(job.cpus, wanted)
+        if part is None:
             return None
+        worker = self._idle(wanted) or self._fork()
+        worker.part = part
+        return worker
+
+    def _idle(self, wanted: int) -> Worker | None:
+        """Find a worker that does nothing, and is small enough for a job that wants so much memory."""
         for worker in list(self._pool):
             if worker.job is None:
                 if not process_started(worker.pid):
@@ -153,7 +159,7 @@ class Runner:
                     return worker
                 self._dismiss(worker)
                 break
-        return self._fork()
+        return None
 
     def _fork(self) -> Worker:
         ours, theirs = socket.socketpair()
@@ -279,7 +285,7 @@ class Runner:
         """Say whether a job that did not succeed is tried again, as bps configures it."""
         record.state = "waiting"
         if reason == "memory":
-            ceiling = min(job.memory_max or self.memory, int(FULL * self.memory))
+            ceiling = min(job.memory_max or self.machine.memory, self.machine.memory)
             grown = min(int(record.memory * job.multiplier), ceiling)
             if grown <= record.memory and job.multiplier > 1:
                 record.state = "failed"  # there is no more to give
@@ -409,14 +415,6 @@ def _resident(pid: int) -> int:
             pages += int((process / "statm").read_text().split()[1])
             waiting += map(int, (process / "task" / process.name / "children").read_text().split())
     return pages * os.sysconf("SC_PAGE_SIZE") // _MIB
-
-
-def _memory_of_machine() -> int:
-    """Memory of the machine, or of the container that this process is in, in MiB."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return total // _MIB
 
 
 def _kernel_kills() -> int:
