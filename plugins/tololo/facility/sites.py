@@ -95,7 +95,7 @@ LOCAL = Site(
         restart=yes("goes on where it stopped, or runs again what failed"),
         retries=yes("`numberOfRetries`, not after an exit code in `retryUnlessExit`"),
         memory_growth=yes("times `memoryMultiplier`, up to the memory of the machine"),
-        memory_limit=yes("each job"),
+        memory_limit=yes("each job; runs that go on at the same time share cores and memory"),
     ),
     {"request_memory": _REQUEST_MEMORY, "memory_limit": _MEMORY_LIMIT, "retries": _RETRIES},
 )

@@ -35,7 +35,6 @@ MEMORY_WATCH = 0.1
 """Seconds between looks at the memory of running jobs."""
 
 _log = logging.getLogger("tololo.runner")
-_MIB = 1 << 20
 
 
 @dataclass
@@ -155,7 +154,7 @@ class Runner:
                     self._dismiss(worker)  # somebody has killed it
                     continue
                 # What an earlier job left behind must not count against this one.
-                if not wanted or _resident(worker.pid) < wanted // 2:
+                if not wanted or _memory(worker.pid) < wanted // 2:
                     return worker
                 self._dismiss(worker)
                 break
@@ -229,7 +228,7 @@ class Runner:
     def _watch(self, worker: Worker) -> None:
         """Kill a job that uses more memory or time than it may; the dead connection is seen next time."""
         assert worker.job is not None
-        worker.peak = max(worker.peak, _resident(worker.pid))
+        worker.peak = max(worker.peak, _memory(worker.pid))
         if worker.limit and worker.peak > worker.limit:
             worker.verdict = "memory"
         elif worker.job.walltime and time.monotonic() - worker.began > worker.job.walltime:
@@ -406,15 +405,25 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _resident(pid: int) -> int:
-    """Resident memory of a worker and what it started, in MiB."""
-    pages, waiting = 0, [pid]
+def _memory(pid: int) -> int:
+    """Memory of a worker and what it started, in MiB; each has its share of what they have in common."""
+    kib, waiting = 0, [pid]
     while waiting:
         process = Path("/proc") / str(waiting.pop())
         with contextlib.suppress(OSError):
-            pages += int((process / "statm").read_text().split()[1])
+            kib += _proportional(process)
             waiting += map(int, (process / "task" / process.name / "children").read_text().split())
-    return pages * os.sysconf("SC_PAGE_SIZE") // _MIB
+    return kib // 1024
+
+
+def _proportional(process: Path) -> int:
+    """Memory of a process, in KiB: what it shares with others counts in part."""
+    with contextlib.suppress(PermissionError, FileNotFoundError):  # not every kernel has it
+        for line in (process / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    pages = int((process / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 def _kernel_kills() -> int:
