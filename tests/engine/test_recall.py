@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from lsst.daf.butler import ButlerConfig, Config
+from lsst.daf.butler.datastore import DatastoreConfig
+from lsst.daf.butler.registry import RegistryConfig
 from lsst.utils import packages
 
 from tololo.engine import recall
@@ -50,6 +52,27 @@ def test_a_configuration_is_the_one_in_the_file(repository: Path) -> None:
     plain = configurations(repository)
     assert plain[0] != plain[-1]
     assert remembered(configurations, repository) == plain
+
+
+def parts(repository: Path) -> list[dict[str, Any]]:
+    """Read parts of two configurations, and spoil what was returned in between."""
+    found = []
+    for root in ("<butlerRoot>", "/elsewhere", "<butlerRoot>"):
+        config = ButlerConfig(str(repository))
+        config["datastore", "root"] = root
+        for kind in (DatastoreConfig, RegistryConfig):
+            part = kind(config)
+            found.append(part.toDict())
+            part["cls"] = "spoiled"
+    with pytest.raises(KeyError):
+        DatastoreConfig({"datastore": {"root": "there is no class"}}, mergeDefaults=False)
+    return found
+
+
+def test_a_part_of_a_configuration_is_that_of_its_whole(repository: Path) -> None:
+    plain = parts(repository)
+    assert plain[0] == plain[4] != plain[2]
+    assert remembered(parts, repository) == plain
 
 
 def configuration_folder(repository: Path) -> str:

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+CONFIG_PATH = "DAF_BUTLER_CONFIG_PATH"
+"""Where this names folders of further defaults, no configuration is remembered."""
+
 
 def remember() -> None:
     """Let the middleware remember, in this process and in those that it forks."""
@@ -28,6 +31,7 @@ def remember() -> None:
     # A third of what a quantum costs is to read and merge the ten YAML files behind each butler.yaml.
     butler.ButlerConfig.__init__ = _configurations(butler.ButlerConfig.__init__)
     butler.Config._Config__initFromYaml = _resources(butler.Config._Config__initFromYaml)
+    butler.ConfigSubset.__init__ = _subsets(butler.ConfigSubset.__init__)
 
 
 def threads() -> None:
@@ -68,16 +72,40 @@ def _resources(read: Callable[..., Any]) -> Callable[..., Any]:
     return init
 
 
+def _subsets(read: Callable[..., None]) -> Callable[..., None]:
+    """Merge a part of a configuration with its defaults once."""
+    known: dict[tuple[Any, ...], bytes] = {}
+
+    @functools.wraps(read)
+    def init(
+        self: Any,
+        other: Any = None,
+        validate: bool = True,
+        mergeDefaults: bool = True,
+        searchPaths: Any = None,
+    ) -> None:
+        if searchPaths or not mergeDefaults or CONFIG_PATH in os.environ or not hasattr(other, "_data"):
+            read(self, other, validate, mergeDefaults, searchPaths)
+            return
+        key = (type(self), validate, pickle.dumps(other._data))
+        if key not in known:
+            read(self, other, validate, mergeDefaults)
+            known[key] = pickle.dumps(vars(self))
+        vars(self).update(pickle.loads(known[key]))
+
+    return init
+
+
 def _configurations(read: Callable[..., None]) -> Callable[..., None]:
     known: dict[tuple[Any, ...], Any] = {}
 
     @functools.wraps(read)
     def init(self: Any, other: Any = None, searchPaths: Any = None, without_datastore: bool = False) -> None:
-        content = None if searchPaths else _content(other)
+        content = None if searchPaths or CONFIG_PATH in os.environ else _content(other)
         if content is None:
             read(self, other, searchPaths, without_datastore)
             return
-        key = (*content, without_datastore, os.environ.get("DAF_BUTLER_CONFIG_PATH"))
+        key = (*content, without_datastore)
         if key not in known:
             read(self, other, None, without_datastore)
             known.clear()  # a process works in one repository at a time
