@@ -20,6 +20,13 @@ PAGE = ROOT / "docs" / "dags.md"
 _BENCH = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
+FIGURES = {
+    "overhead_per_quantum_s": "overhead per quantum (s)",
+    "overhead_of_the_whole_run_s": "with the start (s)",
+}
+"""What a bench may tell of each side beside its times, and the column for it."""
+
+
 def render() -> str:
     """Return the page: one section for each DAG file, in alphabetical order."""
     parts = [
@@ -36,11 +43,14 @@ def bench(result: dict[str, Any]) -> str:
     """Return what a bench has measured: the machine, and a table of every side of every step."""
     facts, unit = result["machine"], result["yardstick_funpack_s"]
     yardstick = f"; `funpack` of one raw CCD takes it {unit:.3f} s" if unit else ""
-    table = [["step", "side", "runs", "wall (s)", "processor (s)", "times ours", "overhead per quantum (s)"]]
+    steps = [result["quality"].get(row["step"], {}) for row in result["rows"]]
+    told = [key for key in FIGURES if any(key in side for step in steps for side in step.values())]
+    table = [["step", "side", "runs", "wall (s)", "processor (s)", "times ours"]]
+    table[0] += [FIGURES[key] for key in told]
     for row in result["rows"]:
         step, side = row["step"], row["side"]
         times = result["ratios"].get(step, {}).get(side)
-        overhead = result["quality"].get(step, {}).get(side, {}).get("overhead_per_quantum_s")
+        quality = result["quality"].get(step, {}).get(side, {})
         table.append(
             [
                 step,
@@ -49,11 +59,9 @@ def bench(result: dict[str, Any]) -> str:
                 f"{row['median_wall_s']:.2f}",
                 f"{row['median_cpu_s']:.2f}",
                 "" if times is None else f"{times:.1f}",
-                "" if overhead is None else f"{overhead:.3f}",
+                *(f"{quality[key]:.3f}" if key in quality else "" for key in told),
             ]
         )
-    if not any(line[-1] for line in table[1:]):
-        table = [line[:-1] for line in table]
     table.insert(1, ["---"] * len(table[0]))
     machine = (
         f"{facts['cores']} cores of {facts['cpu']}, {facts['memory_gb']:.0f} GB, load {facts['load']:.1f}"
