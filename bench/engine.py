@@ -348,7 +348,7 @@ def main() -> int:
         finally:
             stop_server()
             os.environ["TOLOLO_HOME"] = results
-    quality = {
+    quality: dict[str, Any] = {
         small.step: summary(small, few),
         large.step: summary(large, many),
         "overhead_definition": DEFINITION,
