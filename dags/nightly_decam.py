@@ -1,27 +1,35 @@
 """
 # Nightly DECam
 
-Turns one night of NOIRLab Community Pipeline **InstCal** exposures into calibrated visits: it searches the
-data folder by header, ingests what is complete, measures PSF and photometry, checks the astrometry and
-measures the zero point against the reference stars, and writes a summary of each visit.
+Turns one night into calibrated visits, from **raw** exposures with master calibrations of their own, or from
+NOIRLab Community Pipeline **InstCal** exposures.
+
+*Raw*: biases and dome flats become master calibrations of each detector and filter, which are judged and
+certified for the night; what the night lacks, or what is not good enough, is borrowed from the nearest
+accepted night within *Age of calibrations*. Then bias, flat, gain, crosstalk, saturation and cosmic rays are
+dealt with, and each detector gets its PSF, astrometry and zero point from reference stars. *InstCal*: the
+archive's images are measured, checked and calibrated likewise.
 
 **Makes** `visit_image`, `single_visit_star`, `detector_summary` and `visit_summary` in the chain
-`{night}/instcal`.
+`{night}/drp` (raw) or `{night}/instcal`, and from raws `bias` and `flat` in `{night}/calib/bias` and
+`{night}/calib/flat`.
 
 **Schedule** every day at 12:00 UTC, when the night has ended; paused until you unpause it. The run's
 partition key is the night. A run by hand takes the param *Night*. For a range of nights:
 
     bin/airflow backfill create --dag-id nightly_decam --from-date 2019-04-01 --to-date 2019-04-10
 
-**Safe to repeat**: what is ingested or calibrated already is left alone. A night without exposures is
-skipped, with the reason. A truncated file, a missing weight map or an unknown filter stops the run before
-anything is ingested.
+**Safe to repeat**: what is ingested, combined or calibrated already is left alone. A night without exposures
+is skipped, with the reason. Of raws, a file with something wrong is named and the rest goes in; of InstCal, a
+truncated file, a missing weight map or an unknown filter stops the run before anything is ingested.
 """
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, chain
 
+from tololo.facility.configuration import facility
 from tololo.operators.bps import RunPipelineOperator
-from tololo.operators.ingest import IngestInstcalOperator
+from tololo.operators.calibrations import CertifyNightOperator
+from tololo.operators.ingest import IngestOperator
 from tololo.params import (
     DEFAULT_ARGS,
     MACROS,
@@ -48,7 +56,7 @@ with DAG(
         "source": Param(
             "instcal",
             type="string",
-            enum=["instcal"],
+            enum=["instcal", "raw"],
             title="Source",
             description="What the night's files are.",
             section="Data",
@@ -57,12 +65,31 @@ with DAG(
             None,
             type=["null", "string"],
             title="Folder",
-            description="Folder of InstCal files, any depth; empty: the one of the facility's configuration.",
+            description="Folder of the files, any depth; empty: the one of the facility's configuration.",
             section="Data",
+        ),
+        "proc_types": Param(
+            ["bias", "flat", "drp"],
+            type="array",
+            items={"type": "string", "enum": ["bias", "flat", "drp"]},
+            uniqueItems=True,
+            examples=["bias", "flat", "drp"],
+            title="Proc types",
+            description="What to make of raws: master biases, master flats, visits.",
+            section="Calibrations",
+        ),
+        "max_calib_age": Param(
+            facility().calibration_age,
+            type="integer",
+            minimum=0,
+            maximum=366,
+            title="Age of calibrations",
+            description="Days that a borrowed master calibration may be away; 0: borrow none.",
+            section="Calibrations",
         ),
     },
 ):
-    ingest = IngestInstcalOperator(task_id="ingest")
+    ingest = IngestOperator(task_id="ingest")
     calibrate = RunPipelineOperator(
         task_id="calibrate",
         pipeline=f"{PIPELINES}/nightly_decam.yaml#instcal",
@@ -70,5 +97,36 @@ with DAG(
         step="instcal",
         inputs=f"refcats,skymaps,{NIGHT}/instcal/raw",
         where_terms=["instrument = 'DECam'", f"visit.day_obs = {NIGHT}"],
+        skip="{{ not_asked_for(params, 'instcal') }}",
+    )
+    # Whether a master is the night's own or borrowed is decided when it is certified, so a night without
+    # biases or flats goes on there.
+    masters = {}
+    for kind, inputs in {"bias": "", "flat": f",{NIGHT}/calib/bias"}.items():
+        masters[kind] = RunPipelineOperator(
+            task_id=kind,
+            pipeline=f"{PIPELINES}/nightly_decam.yaml#{kind}",
+            parent=f"{NIGHT}/{kind}",
+            inputs=f"{NIGHT}/{kind}/raw{inputs}",
+            where_terms=["instrument = 'DECam'"],
+            skip=f"{{{{ not_asked_for(params, 'raw', '{kind}') }}}}",
+            trigger_rule="none_failed",
+        )
+        masters[f"certify_{kind}"] = CertifyNightOperator(
+            task_id=f"certify_{kind}",
+            kind=kind,
+            limits=facility().calibration_limits,
+            skip=f"{{{{ not_asked_for(params, 'raw', '{kind}') }}}}",
+            trigger_rule="none_failed",
+        )
+    visits = RunPipelineOperator(
+        task_id="visits",
+        pipeline=f"{PIPELINES}/nightly_decam.yaml#visit",
+        parent=f"{NIGHT}/drp",
+        inputs=f"{NIGHT}/drp/raw,{NIGHT}/calib/bias,{NIGHT}/calib/flat,refcats,skymaps",
+        where_terms=["instrument = 'DECam'", f"visit.day_obs = {NIGHT}"],
+        skip="{{ not_asked_for(params, 'raw', 'drp') }}",
+        trigger_rule="none_failed",
     )
     ingest >> calibrate
+    chain(ingest, *masters.values(), visits)

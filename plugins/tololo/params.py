@@ -227,7 +227,16 @@ def night_macro(dag_run: Any, params: Mapping[str, Any]) -> str:
     return night_of({"dag_run": dag_run, "params": params})
 
 
-MACROS = {"night_of": night_macro}
+def not_asked_for(params: Mapping[str, Any], source: str, proc_type: str = "") -> str:
+    """Say why a run has no use for a task of one source and one kind of processing; nothing if it has."""
+    if params["source"] != source:
+        return f"The source of this run is {params['source']}"
+    if proc_type and proc_type not in params["proc_types"]:
+        return f"{proc_type} is not among the proc types of this run: {', '.join(params['proc_types'])}"
+    return ""
+
+
+MACROS = {"night_of": night_macro, "not_asked_for": not_asked_for}
 NIGHT = "{{ night_of(dag_run, params) }}"
 """Template of the night."""
 

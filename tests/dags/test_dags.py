@@ -23,7 +23,7 @@ COMMON = {"repo", "night", "detectors", "where", "site", "dry_run"}
 TEMPLATE = {"coadd_subset", "template_type"}
 OWN = {
     "repo_bootstrap": {"registry", "instrument", "skymap", "calibrations", "refcats", "steps"},
-    "nightly_decam": {"source", "data", "thresholds", "retry_failed"},
+    "nightly_decam": {"source", "data", "proc_types", "max_calib_age", "thresholds", "retry_failed"},
     "template_coadds": TEMPLATE | {"nights", "bands", "patches", "thresholds", "retry_failed"},
     "difference_imaging": TEMPLATE | {"proc_type", "apdb", "apdb_policy", "thresholds", "retry_failed"},
     "photometry_to_tom": TEMPLATE | {"source", "apdb", "selection", "targets", "tom", "publish"},

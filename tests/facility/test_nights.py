@@ -38,9 +38,43 @@ def test_agrees_with_astropy() -> None:
         assert nights.night_of_mjd_tai(tai.mjd) == expected
 
 
+@pytest.mark.parametrize(
+    ("utc", "science", "calibration"),
+    [
+        # Chilean summer (UTC-3): the archive's day changes at 16:00 UTC, LSST's at noon TAI
+        (datetime(2019, 4, 1, 19, 30, tzinfo=UTC), 20190401, 20190401),  # the afternoon before
+        (datetime(2019, 4, 2, 9, 50, tzinfo=UTC), 20190401, 20190401),  # twilight
+        (datetime(2019, 4, 2, 11, 59, 22, tzinfo=UTC), 20190401, 20190401),
+        (datetime(2019, 4, 2, 11, 59, 23, tzinfo=UTC), 20190402, 20190401),  # the morning after
+        (datetime(2019, 4, 2, 15, 59, 59, tzinfo=UTC), 20190402, 20190401),
+        (datetime(2019, 4, 2, 16, 0, tzinfo=UTC), 20190402, 20190402),
+        # winter (UTC-4): at 17:00
+        (datetime(2019, 6, 2, 16, 59, 59, tzinfo=UTC), 20190602, 20190601),
+        (datetime(2019, 6, 2, 17, 0, tzinfo=UTC), 20190602, 20190602),
+        # DATE-OBS and DTCALDAT of two real headers: EXPNUM 160496 (a bias) and 941420
+        (datetime(2012, 12, 11, 22, 6, 32, tzinfo=UTC), 20121211, 20121211),
+        (datetime(2020, 3, 6, 0, 4, 15, tzinfo=UTC), 20200305, 20200305),
+    ],
+)
+def test_calibrations_serve_the_night_of_the_archives_caldat(
+    utc: datetime, science: int, calibration: int
+) -> None:
+    assert nights.night_served(utc, calibration=False) == nights.night_of(utc) == science
+    assert nights.night_served(utc, calibration=True) == calibration
+
+
+def test_on_the_sky_both_rules_agree() -> None:
+    """From sunset to sunrise, so that no exposure of the sky has two nights."""
+    for day in range(0, 366, 3):
+        for hour in (21.5, 24, 28, 32, 35.9):
+            utc = datetime(2019, 1, 1, tzinfo=UTC) + timedelta(days=day, hours=hour)
+            assert nights.night_served(utc, calibration=True) == nights.night_of(utc)
+
+
 def test_naive_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="time zone"):
-        nights.night_of(datetime(2018, 2, 12))
+    for function in (nights.night_of, lambda time: nights.night_served(time, calibration=True)):
+        with pytest.raises(ValueError, match="time zone"):
+            function(datetime(2018, 2, 12))
 
 
 @pytest.mark.parametrize("bad", ["2018-02-11", "201802", "20180231", "", "2018021٢", "20181301", -1])

@@ -26,7 +26,7 @@ from tololo.engine.attempt import Attempt, AttemptState
 from tololo.facility.errors import UnavailableError
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.verdict import judge
-from tololo.params import step_of
+from tololo.params import not_asked_for, step_of
 from tololo.simulation.drill import INPUTS, PARENT, PIPELINE, make_drill_repository, wrong_numbers
 from tololo.simulation.drill_faults import executions, write_faults
 
@@ -391,6 +391,24 @@ def test_a_threshold_for_each_step(drill: Drill) -> None:
     with pytest.raises(AirflowFailException, match=r"There is no step 'al'.*all, other"):
         task.execute(drill.context(thresholds={"al": 0.9}))
     assert other._request(drill.context(thresholds={"all": 0.5})).threshold == 1.0
+
+
+def test_what_nobody_asked_for_is_skipped_with_the_reason(drill: Drill) -> None:
+    with pytest.raises(AirflowSkipException, match="flat is not among the proc types of this run: bias"):
+        drill.run({"skip": not_asked_for({"source": "raw", "proc_types": ["bias"]}, "raw", "flat")})
+    assert not (Path(os.environ["TOLOLO_HOME"]) / "runs" / drill.ti.dag_id / drill.ti.run_id).exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "proc_types", "said"),
+    [
+        ("raw", ["bias", "flat"], ""),
+        ("raw", ["drp"], "flat is not among the proc types of this run: drp"),
+        ("instcal", ["flat"], "The source of this run is instcal"),
+    ],
+)
+def test_why_a_task_is_not_asked_for(source: str, proc_types: list[str], said: str) -> None:
+    assert not_asked_for({"source": source, "proc_types": proc_types}, "raw", "flat") == said
 
 
 def test_a_dry_run_counts_and_touches_nothing(drill: Drill) -> None:

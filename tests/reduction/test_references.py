@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
+from astropy.table import Table
+from astropy.wcs import WCS
 
+from real_data import REAL, needs
 from tololo.facility.errors import BadInputError
+from tololo.reduction.formats.refcat import read_refcat
 from tololo.reduction.references import references_on
+from tololo.simulation.plan import Plan
+from tololo.simulation.sky import ccd, wcs_header
 
 from .chain import Simulation, calibrated_detector
 
@@ -67,3 +75,54 @@ def test_no_reference_stars_no_calibration(simulation: Simulation) -> None:
     message = str(caught.value)
     assert "visit 840001, detector 28" in message
     assert "reference" in message
+
+
+COSMOS = REAL / "refcats_cosmos"
+
+
+@cache
+def cosmos(name: str) -> Table:
+    return read_refcat(COSMOS / name)
+
+
+@needs(COSMOS)
+@pytest.mark.parametrize("band", ["g", "r", "i", "z"])
+def test_pan_starrs_and_gaia_agree_on_real_stars(band: str) -> None:
+    gaia, pan_starrs = cosmos("gaia_dr2"), cosmos("ps1")
+    wcs, shape = WCS(wcs_header(ccd(28), Plan(ra=150.2, dec=2.2))), (4096, 2048)
+    by_gaia = references_on([gaia], wcs, shape, band, 58550.0)
+    by_both = references_on([gaia], wcs, shape, band, 58550.0, photometry=[pan_starrs])
+    assert (by_gaia.catalogue, by_both.catalogue) == ("gaia_dr2", "ps1")
+    np.testing.assert_array_equal(by_gaia.ids, by_both.ids)
+    good = (by_gaia.color_error < 0.05) & np.isfinite(by_both.magnitude) & (by_both.magnitude < 19)
+    assert good.sum() > 40
+    difference = (by_both.magnitude - by_gaia.magnitude)[good]
+    # The two relations differ by some hundredths of a magnitude, the same for blue and red stars.
+    assert abs(np.median(difference)) < 0.05
+    assert abs(np.polyfit(by_both.color[good], difference, 1)[0]) < 0.03
+    assert 1.4826 * np.median(np.abs(difference - np.median(difference))) < 0.04
+    assert np.nanmin(by_both.magnitude) > 14
+    assert np.nanmedian(by_both.error[good]) < 0.03
+
+
+@needs(COSMOS)
+def test_pan_starrs_gives_a_band_that_gaia_cannot() -> None:
+    gaia, pan_starrs = cosmos("gaia_dr2"), cosmos("ps1")
+    wcs, shape = WCS(wcs_header(ccd(28), Plan(ra=150.2, dec=2.2))), (4096, 2048)
+    found = references_on([gaia], wcs, shape, "y", 58550.0, photometry=[pan_starrs])
+    assert np.isfinite(found.magnitude).sum() > 60
+    # Where its survey ends, Gaia's magnitudes serve, if they can.
+    edge = pan_starrs[np.degrees(np.asarray(pan_starrs["coord_ra"])) > 150.7]
+    assert references_on([gaia], wcs, shape, "r", 58550.0, photometry=[edge]).catalogue == "gaia_dr2"
+
+
+def test_errors_of_places_grow_with_the_years(simulation: Simulation) -> None:
+    pixels = simulation.chain.read(*KEY)
+    epoch = float(np.asarray(simulation.chain.shards[0]["epoch"])[0])
+    now, later = (
+        references_on(simulation.chain.shards, pixels.wcs, pixels.image.shape, "r", epoch + years * 365.25)
+        for years in (0, 10)
+    )
+    _, a, b = np.intersect1d(now.ids, later.ids, return_indices=True)
+    assert (later.place_error[b] > 5 * now.place_error[a]).all()
+    assert 5e-5 < np.median(now.place_error) < 5e-3

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tololo.facility.calibrations import MAX_AGE, Limits, checked_limits, limits_schema
 from tololo.facility.errors import BadInputError
 from tololo.facility.sites import SITES, offered, settings_schema
 
@@ -46,12 +47,17 @@ _SCHEMA: dict[str, Any] = {
         "cores": {"type": "integer", "minimum": 1},
         "data": {"type": "string"},
         "reference_stars": {"type": "string"},
-        "transfer": {"enum": ["direct", "symlink", "copy"]},
+        "transfer": {"enum": ["direct", "symlink", "copy", "move"]},
         "templates": {
             "type": "object",
             "additionalProperties": False,
             "required": ["subset", "type"],
             "properties": {"subset": _NAME, "type": {"enum": list(TEMPLATE_TYPES)}},
+        },
+        "calibrations": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"max_age": {"type": "integer", "minimum": 0}, "limits": limits_schema()},
         },
         "difference": {
             "type": "object",
@@ -70,9 +76,10 @@ class Facility:
     """The facility as configured.
 
     ``repository`` is the root folder of the Butler repository, ``registry`` the kind of its database,
-    ``data`` the default folder of InstCal files, ``cores`` what one run may use on this machine. ``sites``
+    ``data`` the default folder of a night's files, ``cores`` what runs may use of this machine. ``sites``
     are the compute sites that it offers, with their settings (`tololo.facility.sites`); ``site`` is the one
-    that is used unless a run names another.
+    that is used unless a run names another. ``calibration_limits`` is what makes master calibrations good
+    enough (`tololo.facility.calibrations`), ``calibration_age`` how many days away they may be.
     """
 
     name: str
@@ -91,6 +98,8 @@ class Facility:
     template_type: str
     detection_threshold: float
     association_radius: float
+    calibration_age: int
+    calibration_limits: Limits
 
 
 @functools.cache
@@ -118,7 +127,7 @@ def read_facility(path: Path) -> Facility:
     expanded: dict[str, Any] = {
         key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in content.items()
     }
-    difference = expanded["difference"]
+    difference, calibrations = expanded["difference"], expanded.get("calibrations") or {}
     return Facility(
         name=expanded["name"],
         instrument=expanded["instrument"],
@@ -136,6 +145,8 @@ def read_facility(path: Path) -> Facility:
         template_type=expanded["templates"]["type"],
         detection_threshold=difference.get("detection_threshold", 5.0),
         association_radius=difference.get("association_radius", 1.0),
+        calibration_age=calibrations.get("max_age", MAX_AGE),
+        calibration_limits=checked_limits(calibrations.get("limits")),
     )
 
 

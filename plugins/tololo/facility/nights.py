@@ -2,6 +2,11 @@
 
 Night 20180211 begins on 2018-02-11 at 12:00 TAI and ends 24 hours later, so a file that carries
 180212 in UTC belongs to it. Nothing else in the house makes a date from a timestamp.
+
+Calibrations have a night that they serve, and that is the archive's ``caldat``, whose day changes at 13:00 in
+Chile. The two differ from noon TAI (8 or 9 in the morning there) to 13:00, when no exposure is on the sky: a
+bias taken after the night serves the night that has just ended, one of the afternoon the night that comes.
+Its ``day_obs`` in the Butler stays LSST's.
 """
 
 from __future__ import annotations
@@ -10,11 +15,15 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
+from zoneinfo import ZoneInfo
 
 from tololo.facility.errors import BadInputError
 
 NIGHT_OFFSET = timedelta(hours=12)
 MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
+
+_CHILE = ZoneInfo("America/Santiago")
+_CALDAT_HOUR = 13
 
 # TAI - UTC in seconds from that UTC date on (IERS Bulletin C). No leap second was announced after 2017.
 _LEAP_SECONDS = (
@@ -83,6 +92,32 @@ def night_of_mjd_tai(mjd: float) -> int:
 def night_of_mjd_utc(mjd: float) -> int:
     """Return the night (``day_obs``) of a Modified Julian Date in UTC, as ``MJD-OBS`` in DECam headers."""
     return night_of(MJD_EPOCH + timedelta(days=mjd))
+
+
+def night_served(utc: datetime, *, calibration: bool) -> int:
+    """Return the night that an exposure serves: its ``day_obs``, or a calibration's ``caldat``.
+
+    Parameters
+    ----------
+    utc : `datetime.datetime`
+        When it began, with its time zone.
+    calibration : `bool`
+        Whether it is a bias, a dark or a dome flat.
+
+    Returns
+    -------
+    night : `int`
+        YYYYMMDD.
+
+    Raises
+    ------
+    ValueError
+        If the time has no time zone.
+    """
+    if not calibration:
+        return night_of(utc)
+    local = _aware(utc).astimezone(_CHILE)
+    return _number(local.date() if local.hour >= _CALDAT_HOUR else local.date() - timedelta(days=1))
 
 
 def night_bounds(night: int | str) -> tuple[datetime, datetime]:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from lsst.daf.butler import Butler
 
     from tololo.reduction.formats.instcal import InstcalExposure
+    from tololo.reduction.formats.raw_exposure import RawExposure
+    from tololo.reduction.formats.raw_search import Excluded
     from tololo.reduction.ingest import IngestReport
+    from tololo.reduction.ingest_raw import RawIngestReport
 
 CONFIG = "butler.yaml"
 
@@ -204,6 +207,36 @@ class ButlerHook:
                     collections.chain("instcal", night),
                     inputs=collections.chain_inputs("instcal", night),
                 )
+        return report
+
+    def ingest_raws(
+        self,
+        exposures: Sequence[RawExposure],
+        excluded: Iterable[Excluded] = (),
+        transfer: str = "direct",
+    ) -> RawIngestReport:
+        """Ingest raws that were found, and write the chains ``bias``, ``flat`` and ``drp`` of their nights.
+
+        Parameters
+        ----------
+        exposures, excluded
+            What `~tololo.reduction.formats.raw_search.find_raws` found and what it left out.
+        transfer : `str`, optional
+            ``direct``, ``symlink``, ``copy`` or ``move``.
+
+        Returns
+        -------
+        report : `~tololo.reduction.ingest_raw.RawIngestReport`
+        """
+        from tololo.reduction.formats.raw_exposure import KINDS
+        from tololo.reduction.ingest_raw import ingest_raws
+
+        with self.session(writeable=True) as butler:
+            report = ingest_raws(butler, exposures, excluded, transfer=transfer)
+            for night in report.nights:
+                for kind in KINDS.values():
+                    chain = collections.chain(kind, night)
+                    write_chain(butler, chain, inputs=collections.chain_inputs(kind, night))
         return report
 
     def write_chain(

@@ -130,12 +130,11 @@ def _define(butler: Butler, exposure: DimensionRecord) -> None:
     from lsst.sphgeom import ConvexPolygon
 
     from tololo.reduction.instrument.decam import VISIT_SYSTEM
-    from tololo.reduction.instrument.detectors import detectors
-    from tololo.reduction.instrument.pointing import nominal_region
+    from tololo.reduction.instrument.pointing import nominal_regions
 
     registry = butler.registry
     key: dict[str, Any] = {"instrument": INSTRUMENT, "visit": exposure.id}
-    regions = {ccd: nominal_region(ccd, exposure.tracking_ra, exposure.tracking_dec) for ccd in detectors()}
+    regions = nominal_regions(exposure.tracking_ra, exposure.tracking_dec)
     corners = [vertex for region in regions.values() for vertex in region.getVertices()]
     visit = {name: getattr(exposure, name) for name in _SHARED} | {
         "instrument": INSTRUMENT,

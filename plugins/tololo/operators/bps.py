@@ -67,6 +67,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
     :param pipeline_config: task configuration, ``label:field`` or ``parameters:name`` to value (templated).
     :param conn_id: connection of the repository (templated).
     :param site: compute site (templated).
+    :param skip: why there is nothing to run this time (templated); empty if there is.
     :param locks: names of locks that the DAG run has taken (templated); the driver keeps them while it works.
     :param retry_failed: run again what failed permanently in earlier attempts.
     :param max_attempts: attempts that may fail for passing reasons.
@@ -86,6 +87,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         "pipeline_config",
         "conn_id",
         "site",
+        "skip",
         "locks",
     )
 
@@ -103,6 +105,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         pipeline_config: dict[str, str] | None = None,
         conn_id: str = "{{ params.repo }}",
         site: str = "{{ params.site }}",
+        skip: str = "",
         locks: Sequence[str] = (),
         retry_failed: bool = False,
         max_attempts: int = 3,
@@ -119,6 +122,7 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
         self.pipeline_config = pipeline_config or {}
         self.conn_id = conn_id
         self.site = site
+        self.skip = skip
         self.locks = locks
         self.retry_failed = retry_failed
         self.max_attempts = max_attempts
@@ -131,6 +135,8 @@ class RunPipelineOperator(ResumableJobMixin, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start or re-attach, follow, judge."""
+        if self.skip.strip():
+            raise AirflowSkipException(self.skip)
         with _said_to_airflow():
             latest = self._bps(context).latest()
             if latest is not None:

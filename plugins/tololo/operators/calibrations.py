@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tololo.facility.calibrations import checked_limits
+from tololo.facility.errors import BadInputError
 from tololo.operators.butler import ButlerOperator, names
+from tololo.params import NIGHT, data_query
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from tololo.hooks.calibrations import CertifyReport, DecertifyReport
     from tololo.hooks.curation import CurationHook
     from tololo.hooks.exports import ExportReport
+    from tololo.hooks.night_calibrations import NightCalibrations
     from tololo.hooks.transfer import TransferReport
 
 
@@ -95,6 +101,87 @@ class DecertifyOperator(ButlerOperator):
     def curate(self, hook: CurationHook, *, dry_run: bool) -> DecertifyReport:
         """Decertify."""
         return hook.decertify(self.collection, self.dataset_type, self.validity, self.where, dry_run=dry_run)
+
+
+class CertifyNightOperator(ButlerOperator):
+    """Certify what a night's own runs made of one kind, if it is good enough; borrow what the night lacks.
+
+    All is certified for that night alone, in ``{night}/calib/{kind}``; what it replaces goes in the same
+    moment. What raws need and no night within ``max_age`` days has fails the task, with one message that
+    names it; what there is, is certified nevertheless. The XCom says which night's calibrations are used, and
+    why.
+
+    :param kind: ``bias`` or ``flat`` (templated).
+    :param night: YYYYMMDD (templated).
+    :param max_age: days that a borrowed calibration may be away (templated); 0 never borrows.
+    :param raws: collections of the raws that need them, with commas if several (templated); by default the
+        night's science raws, and for a bias its flats too.
+    :param where: data query on these raws (templated), joined with the params ``detectors`` and ``where``.
+    :param threshold: fraction of what these raws need that has to be there (templated).
+    :param limits: what is good enough, where it differs from `tololo.facility.calibrations.LIMITS`.
+    """
+
+    template_fields: Sequence[str] = (
+        *ButlerOperator.template_fields,
+        "kind",
+        "night",
+        "max_age",
+        "raws",
+        "where",
+        "threshold",
+    )
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        night: str = NIGHT,
+        max_age: int | str = "{{ params.max_calib_age }}",
+        raws: str | Sequence[str] = (),
+        where: str = "",
+        threshold: float | str = 1.0,
+        limits: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.night = night
+        self.max_age = max_age
+        self.raws = raws
+        self.where = where
+        self.threshold = threshold
+        self.limits = limits
+
+    def work(self, context: Context) -> Any:
+        """Work on what the run is about."""
+        self.where = data_query(context["params"], self.where)
+        return super().work(context)
+
+    def curate(self, hook: CurationHook, *, dry_run: bool) -> NightCalibrations:
+        """Judge, choose, certify."""
+        from tololo.hooks.night_calibrations import certify_night
+
+        try:
+            max_age, threshold = int(self.max_age), float(self.threshold)
+        except ValueError as error:
+            raise BadInputError(
+                f"max_age {self.max_age!r} or threshold {self.threshold!r} is no number",
+                "certification of a night",
+                "give a whole number of days, and a fraction",
+            ) from error
+        limits = checked_limits(self.limits)
+        with hook.session(writeable=not dry_run) as butler:
+            return certify_night(
+                butler,
+                self.night,
+                self.kind,
+                raws=names(self.raws),
+                where=self.where,
+                limits=limits,
+                max_age=max_age,
+                threshold=threshold,
+                dry_run=dry_run,
+            )
 
 
 class TransferCalibrationsOperator(ButlerOperator):

@@ -1,10 +1,14 @@
-"""One InstCal detector: from ADU on the archive's astrometry to nJy on that of the reference stars."""
+"""One InstCal detector: from ADU on the archive's astrometry to nJy on that of the reference stars.
+
+What follows once the stars are measured and placed, raw detectors share (`zero_point_of`, `assemble`).
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +18,11 @@ from lsst.images import ObservationSummaryStats
 from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.reduction.astrometry import Solution
 from tololo.reduction.formats.dqmask import DQ
 from tololo.reduction.formats.images import Planes
 from tololo.reduction.formats.instcal import InstcalPixels
 from tololo.reduction.formats.masks import BIT
-from tololo.reduction.kernels.background import estimate_background
 from tololo.reduction.kernels.calibration import (
     ZeroPoint,
     fit_registration,
@@ -26,16 +30,12 @@ from tololo.reduction.kernels.calibration import (
     match_offsets,
     zero_point,
 )
-from tololo.reduction.kernels.detection import detect_sources
-from tololo.reduction.kernels.photometry import aperture_photometry, psf_photometry
+from tololo.reduction.kernels.photometry import aperture_photometry
 from tololo.reduction.kernels.psf import PixelPsf
-from tololo.reduction.kernels.psffit import fit_psf
+from tololo.reduction.measurement import Measured, first_look, measure
 from tololo.reduction.references import ZERO_POINT, References
 
 _log = logging.getLogger(__name__)
-
-FIRST_FWHM = 4.0
-"""Pixels; the PSF with which sources are found before the real one is known."""
 
 MATCH_RADIUS = 6.0
 """Pixels; how far the archive's astrometry may be off and still be recognised."""
@@ -64,7 +64,8 @@ _DQ_BITS = {
 class CalibratedDetector:
     """A detector on the reference stars' astrometry, in nJy.
 
-    ``zero_point`` is the AB magnitude of 1 ADU in the whole exposure; ``summary`` one row of `visit_summary`.
+    ``zero_point`` is the AB magnitude of one count (ADU of InstCal, electron of raw detectors) in the whole
+    exposure; ``njy_per_adu`` the calibration of the pixels; ``summary`` one row of `visit_summary`.
     """
 
     planes: Planes
@@ -72,13 +73,9 @@ class CalibratedDetector:
     wcs: WCS
     stars: Table
     zero_point: ZeroPoint
+    njy_per_adu: float
     stats: ObservationSummaryStats
     summary: dict[str, Any]
-
-    @property
-    def njy_per_adu(self) -> float:
-        """Calibration of the pixels."""
-        return float(10 ** (0.4 * (ZERO_POINT - self.zero_point.value)))
 
 
 def mask_bits(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -87,15 +84,6 @@ def mask_bits(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
     for flag, name in _DQ_BITS.items():
         bits[(mask & np.uint8(flag)) != 0] |= BIT[name]
     return bits
-
-
-def first_psf(fwhm: float = FIRST_FWHM) -> PixelPsf:
-    """Return a round Moffat (beta = 3) PSF."""
-    half = math.ceil(3 * fwhm)
-    axis = np.arange(-half, half + 1)
-    alpha = fwhm / 2 / math.sqrt(2 ** (1 / 3) - 1)
-    profile = (1 + (axis[:, None] ** 2 + axis**2) / alpha**2) ** -3.0
-    return PixelPsf((profile / profile.sum())[None])
 
 
 def calibrate(pixels: InstcalPixels, references: References, where: str) -> CalibratedDetector:
@@ -115,31 +103,13 @@ def calibrate(pixels: InstcalPixels, references: References, where: str) -> Cali
     BadInputError
         The astrometry is off by more than `LARGEST_SHIFT`, or there is no reference star to calibrate with.
     """
-    bits = mask_bits(pixels.mask)
-    raw = Planes(pixels.image, pixels.variance, bits)
-    level, _ = estimate_background(pixels.image, raw.bad)
-    data = (pixels.image - level).astype(np.float32)
-    bad = raw.bad
-    found = detect_sources(data, pixels.variance, bad, first_psf(_seeing(data, pixels.variance, bad)))
-    point_like = _near_reference(found["x"], found["y"], references)
-    psf, psf_stars = fit_psf(
-        data, pixels.variance, bad, found["x"], found["y"], found["flux"], point_like=point_like
-    )
-    found = detect_sources(data, pixels.variance, bad, psf)
-    stars = psf_photometry(data, pixels.variance, bad, psf, found["x"], found["y"])
-    stars = stars[np.isfinite(stars["flux"]) & np.isfinite(stars["flux_err"]) & (stars["flux_err"] > 0)]
-    wcs, shift, matches = _register(pixels.wcs, stars, references, where)
-    zero = _zero_point(stars, references, matches, where)
-    return _assemble(pixels, raw, data, psf, psf_stars, stars, references, wcs, shift, matches, zero)
-
-
-def _seeing(data: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_]) -> float:
-    """Return a first FWHM (pixels): too sharp a PSF would see neighbours in the wings of every star."""
-    found = detect_sources(data, variance, bad, first_psf(), threshold=20.0, deblend=False)[:200]
-    stars = psf_photometry(data, variance, bad, first_psf(), found["x"], found["y"])
-    widths = stars["fwhm"][np.isfinite(stars["fwhm"]) & (stars["good_fraction"] > 0.98)]
-    # Galaxies are wider than stars, so the lower quartile is nearer to them than the median.
-    return float(np.clip(np.percentile(widths, 25), 2.0, 12.0)) if widths.size else FIRST_FWHM
+    planes = Planes(pixels.image, pixels.variance, mask_bits(pixels.mask))
+    look = first_look(planes)
+    measured = measure(look, _near_reference(look.found["x"], look.found["y"], references))
+    solution = _register(pixels.wcs, measured.stars, references, where)
+    zero = zero_point_of(measured.stars, solution, where)
+    njy_per_adu = float(10 ** (0.4 * (ZERO_POINT - zero.value)))
+    return assemble(measured, solution, zero, njy_per_adu, pixels.header)
 
 
 def _near_reference(
@@ -154,9 +124,7 @@ def _near_reference(
     return known
 
 
-def _register(
-    wcs: WCS, stars: NDArray[np.void], references: References, where: str
-) -> tuple[WCS, dict[str, float], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _register(wcs: WCS, stars: NDArray[np.void], references: References, where: str) -> Solution:
     """Shift the WCS onto the reference stars and match them."""
     good = np.flatnonzero((stars["flux"] / stars["flux_err"] > 10) & np.isfinite(stars["x_err"]))
     try:
@@ -187,7 +155,8 @@ def _register(
         )
     moved = wcs.deepcopy()
     moved.wcs.crpix = wcs.wcs.crpix + np.array([dx, dy])
-    residual = np.hypot(stars["x"][own] - references.x[ref] - dx, stars["y"][own] - references.y[ref] - dy)
+    placed = replace(references, x=references.x + dx, y=references.y + dy)
+    residual = np.hypot(stars["x"][own] - placed.x[ref], stars["y"][own] - placed.y[ref])
     near = residual < max(1.0, 5 * float(np.median(sigma)))
     report = {
         "shift_x": dx,
@@ -196,66 +165,93 @@ def _register(
         "astrometric_rms": float(fit.rms),
         "n_astrometric": float(fit.n_used),
     }
-    return moved, report, (own[near], ref[near])
+    return Solution(moved, placed, own[near], ref[near], report)
 
 
-def _zero_point(
-    stars: NDArray[np.void],
-    references: References,
-    matches: tuple[NDArray[np.int64], NDArray[np.int64]],
-    where: str,
+def zero_point_of(
+    stars: NDArray[np.void], solution: Solution, where: str, color_slope: float = 0.0, pivot: float = 0.0
 ) -> ZeroPoint:
-    own, ref = matches
+    """Measure the zero point on the matched stars that are bright and clean.
+
+    Parameters
+    ----------
+    stars : structured `numpy.ndarray`
+        As `psf_photometry` returns them.
+    solution : `Solution`
+        Which of them are which reference stars.
+    where : `str`
+        Exposure and detector, for messages.
+    color_slope, pivot : `float`
+        Change of the zero point with the colour (mag per mag), and the colour that it shall hold for.
+
+    Raises
+    ------
+    BadInputError
+        There is none.
+    """
+    own, ref = usable_pairs(stars, solution)
+    references = solution.references
     flux, error = stars["flux"][own], stars["flux_err"][own]
-    usable = (flux > 20 * error) & (stars["good_fraction"][own] > 0.98)
-    own, ref = own[usable], ref[usable]
-    flux, error = stars["flux"][own], stars["flux_err"][own]
+    tint = color_slope * (references.color[ref] - pivot) if color_slope else 0.0
     try:
         return zero_point(
-            -2.5 * np.log10(flux),
+            -2.5 * np.log10(flux) + tint,
             2.5 / np.log(10) * error / flux,
             references.magnitude[ref],
             references.error[ref],
         )
     except NothingToDoError as fault:
+        number = (
+            f"{len(references)} reference stars, {len(solution.own)} matched, {len(own)} bright and clean"
+        )
         raise BadInputError(
             f"The zero point cannot be measured: {fault.what}",
-            f"{where}: {len(references)} reference stars, {len(usable)} matched, {len(own)} bright and clean",
+            f"{where}: {number}",
             "give a reference catalogue that covers this field and band",
         ) from fault
 
 
-def _assemble(
-    pixels: InstcalPixels,
-    raw: Planes,
-    data: NDArray[np.float32],
-    psf: PixelPsf,
-    psf_stars: NDArray[np.void],
-    stars: NDArray[np.void],
-    references: References,
-    wcs: WCS,
-    shift: dict[str, float],
-    matches: tuple[NDArray[np.int64], NDArray[np.int64]],
-    zero: ZeroPoint,
+def usable_pairs(stars: NDArray[np.void], solution: Solution) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of matched stars and reference stars, of those fit for photometry."""
+    own = solution.own
+    usable = (stars["flux"][own] > 20 * stars["flux_err"][own]) & (stars["good_fraction"][own] > 0.98)
+    return own[usable], solution.reference[usable]
+
+
+def assemble(
+    measured: Measured, solution: Solution, zero: ZeroPoint, njy_per_count: float, header: Mapping[str, Any]
 ) -> CalibratedDetector:
-    """Put calibrated pixels, the table of stars and the summary together."""
+    """Put calibrated pixels, the table of stars and the summary together.
+
+    Parameters
+    ----------
+    measured : `Measured`
+    solution : `Solution`
+    zero : `ZeroPoint`
+        Of PSF fluxes.
+    njy_per_count : `float`
+        What PSF fluxes and pixels are multiplied by.
+    header : mapping
+        ``EXPTIME`` and, if it has one, ``MAGZERO``.
+    """
+    stars, psf, data = measured.stars, measured.psf, measured.data
+    planes, references, wcs, scale = measured.planes, solution.references, solution.wcs, njy_per_count
     ny, nx = data.shape
-    scale = float(10 ** (0.4 * (ZERO_POINT - zero.value)))
     x, y = (nx - 1) / 2, (ny - 1) / 2
     fwhm = psf.gaussian_fwhm(x, y)
     pixel_scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix)))) * 3600
-    radius = APERTURE_FWHM * fwhm
-    apertures = aperture_photometry(data, pixels.variance, raw.bad, stars["x"], stars["y"], [radius])
+    apertures = aperture_photometry(
+        data, planes.variance, planes.bad, stars["x"], stars["y"], [APERTURE_FWHM * fwhm]
+    )
     ra, dec = wcs.all_pix2world(stars["x"], stars["y"], 0)
-    own, ref = matches
+    own, ref = solution.own, solution.reference
     ref_id = np.zeros(len(stars), np.int64)
     ref_distance = np.full(len(stars), np.nan)
     ref_id[own] = references.ids[ref]
     ref_distance[own] = pixel_scale * np.hypot(
-        stars["x"][own] - references.x[ref] - shift["shift_x"],
-        stars["y"][own] - references.y[ref] - shift["shift_y"],
+        stars["x"][own] - references.x[ref], stars["y"][own] - references.y[ref]
     )
-    used = psf_stars[psf_stars["used"]]
+    used = measured.psf_stars[measured.psf_stars["used"]]
     is_psf_star = np.zeros(len(stars), bool)
     for star in used:
         is_psf_star[np.argmin(np.hypot(stars["x"] - star["x"], stars["y"] - star["y"]))] = True
@@ -282,17 +278,13 @@ def _assemble(
         }
     )
     xx, yy, xy = psf.moments(x, y)
-    limit = limiting_magnitude(pixels.variance, psf, zero.value)
-    exposure = float(pixels.header["EXPTIME"])
-    sky = float(np.median(pixels.image - data))
-    noise = float(np.sqrt(np.median(pixels.variance[~raw.bad])))
-    corner_x, corner_y = [0, nx - 1, nx - 1, 0], [0, 0, ny - 1, ny - 1]
-    corners = wcs.all_pix2world(corner_x, corner_y, 0)
+    limit = limiting_magnitude(planes.variance[measured.sample], psf, zero.value)
+    exposure, sky, noise = float(header["EXPTIME"]), measured.sky, measured.noise
+    corners = wcs.all_pix2world([0, nx - 1, nx - 1, 0], [0, 0, ny - 1, ny - 1], 0)
     center = wcs.all_pix2world([[x, y]], 0)[0]
-    area = float(1.0 / (psf.kernel(x, y) ** 2).sum())
     stats = ObservationSummaryStats(
         psfSigma=float((xx * yy - xy * xy) ** 0.25),
-        psfArea=area,
+        psfArea=float(1.0 / (psf.kernel(x, y) ** 2).sum()),
         psfIxx=xx,
         psfIyy=yy,
         psfIxy=xy,
@@ -307,7 +299,7 @@ def _assemble(
         raCorners=_four(corners[0]),
         decCorners=_four(corners[1]),
         astromOffsetMean=float(np.nanmean(ref_distance)) if len(own) else math.nan,
-        astromOffsetStd=shift["astrometric_rms"] * pixel_scale,
+        astromOffsetStd=solution.report["astrometric_rms"] * pixel_scale,
         nPsfStar=len(used),
         magLim=limit,
     )
@@ -323,20 +315,20 @@ def _assemble(
         "zero_point_scatter": zero.scatter,
         "zero_point_per_second": zero.value - 2.5 * math.log10(exposure),
         "n_zero_point": zero.n_used,
-        "magzero_header": float(pixels.header.get("MAGZERO") or math.nan),
+        "magzero_header": float(header.get("MAGZERO") or math.nan),
         "sky": sky,
         "noise": noise,
         "limiting_magnitude": limit,
         "pixel_scale": pixel_scale,
         "n_stars": len(stars),
-        **shift,
+        **solution.report,
     }
-    planes = Planes(
+    calibrated = Planes(
         (data * scale).astype(np.float32),
-        (pixels.variance * np.float32(scale**2)).astype(np.float32),
-        raw.bits,
+        (planes.variance * np.float32(scale**2)).astype(np.float32),
+        planes.bits,
     )
-    return CalibratedDetector(planes, psf, wcs, table, zero, stats, summary)
+    return CalibratedDetector(calibrated, psf, wcs, table, zero, scale, stats, summary)
 
 
 def _four(values: NDArray[np.float64]) -> tuple[float, float, float, float]:

@@ -21,10 +21,8 @@ _FIRST_EXPNUM = 840001
 _HOURS_AFTER_NOON = 17.0  # 5 h UTC: around midnight at CTIO
 _CADENCE = timedelta(seconds=150)
 
-# What does not depend on the exposure, as a real primary header has it.
-_CONSTANT = """
-OBJECT  = 'tololo simulation'  / Name of the object observed
-PROCTYPE= 'InstCal '           / Data processing level
+# What does not depend on the exposure, as real primary headers have it: all of them, and those of InstCal.
+TELESCOPE = """
 PIXSCAL1=                 0.27 / [arcsec/pixel] Pixel scale, axis 1
 PIXSCAL2=                 0.27 / [arcsec/pixel] Pixel scale, axis 2
 OBS-LONG=             70.81489 / [deg] Observatory longitude
@@ -34,8 +32,6 @@ OBS-LAT =            -30.16606 / [deg] Observatory latitude
 OBS-ELEV=                2215. / [m] Observatory elevation
 INSTRUME= 'DECam   '           / Instrument used to obtain these data
 TIMESYS = 'UTC     '           / Time system
-OBSTYPE = 'object  '           / Type of observation
-CAMSHUT = 'Open    '           / Camera shutter at exposure start
 PROGRAM = 'Simulated by Tololo' / Current observing program
 OBSERVER= 'Tololo simulator'   / Observer name(s)
 PROPOSER= 'Tololo  '           / Proposal Principle Investigator
@@ -48,7 +44,6 @@ GUIDER  =                    1 / Guider (0-absent,1-ok,2-lost star,3-los
 SKYSTAT =                    T / Cloud camera (RASICAM) available if true
 ERRORS  = 'None    '           / SISPI readout errors
 TELEQUIN=                2000. / Equinox of telescope coordinates
-TELSTAT = 'Track   '           / Telescope tracking status
 TELFOCUS= '-610.65,-3607.31,2593.11,126.63,-128.29,-0.00' / Hexapod
 VSUB    =                    T / True if CCD substrate voltage is on
 GSKYPHOT=                    T / RASICAM global sky clear flag
@@ -65,10 +60,19 @@ DTTELESC= 'ct4m    '           / telescope identifier
 DTINSTRU= 'decam   '           / instrument identifier
 DTPROPID= '2019A-0000'         / observing proposal ID
 DETSIZE = '[1:29400,1:29050]'  / Detector size
+RADESYS = 'FK5     '           / World coordinate reference frame
+SIMULATE=                    T / These pixels were never seen by a telescope
+"""
+
+_INSTCAL = """
+OBJECT  = 'tololo simulation'  / Name of the object observed
+PROCTYPE= 'InstCal '           / Data processing level
+OBSTYPE = 'object  '           / Type of observation
+CAMSHUT = 'Open    '           / Camera shutter at exposure start
+TELSTAT = 'Track   '           / Telescope tracking status
 CCDSEC  = '[1:2048,1:4096]'    / CCD section to display
 CCDBIN1 =                    1 / Pixel binning, axis 1
 CCDBIN2 =                    1 / Pixel binning, axis 2
-RADESYS = 'FK5     '           / World coordinate reference frame
 EQUINOX =                2000. / Mean equinox
 VALIDA  =                    T / Data from amp A is valid
 VALIDB  =                    T / Data from amp B is valid
@@ -80,7 +84,6 @@ PHOTREF = 'GAIA    '           / Photometric ref. catalog
 WCSCAL  = 'Successful'         / Astrometric calibration
 PLDNAME = 'TOLOLO_SIMULATION'
 PLPROCID= '0000001 '
-SIMULATE=                    T / These pixels were never seen by a telescope
 """
 
 
@@ -125,6 +128,12 @@ class Observation:
         return (self.begin - MJD_EPOCH) / timedelta(days=1)
 
     @property
+    def hour_angle(self) -> float:
+        """Of the pointing at the start, -180 to 180 degrees; negative in the east."""
+        sidereal = 280.46061837 + 360.98564736629 * (self.mjd - 51544.5) + _LONGITUDE
+        return (sidereal - self.ra + 180) % 360 - 180
+
+    @property
     def airmass(self) -> float:
         """Secant of the zenith distance at the start."""
         return 1 / math.cos(math.radians(self.horizon()[0]))
@@ -135,12 +144,7 @@ class Observation:
 
     def horizon(self) -> tuple[float, float]:
         """Return zenith distance and azimuth (north to east) at the start, degrees."""
-        sidereal = math.radians(280.46061837 + 360.98564736629 * (self.mjd - 51544.5) + _LONGITUDE)
-        hour_angle, dec, latitude = (
-            sidereal - math.radians(self.ra),
-            math.radians(self.dec),
-            math.radians(_LATITUDE),
-        )
+        hour_angle, dec, latitude = map(math.radians, (self.hour_angle, self.dec, _LATITUDE))
         up = math.sin(latitude) * math.sin(dec) + math.cos(latitude) * math.cos(dec) * math.cos(hour_angle)
         north = math.cos(latitude) * math.sin(dec) - math.sin(latitude) * math.cos(dec) * math.cos(hour_angle)
         east = -math.cos(dec) * math.sin(hour_angle)
@@ -165,7 +169,7 @@ def primary_header(seen: Observation, product: str, detectors: int) -> fits.Head
     end = begin + timedelta(seconds=planned.exptime)
     zenith, azimuth = seen.horizon()
     filter_name = physical_filter_of(planned.band)
-    header = fits.Header.fromstring(_CONSTANT.strip("\n"), sep="\n")
+    header = fits.Header.fromstring((TELESCOPE + _INSTCAL.lstrip("\n")).strip("\n"), sep="\n")
     header.update(
         PRODTYPE=(PRODUCTS[product], "Data product type"),
         EXPREQ=(planned.exptime, "[s] Requested exposure duration"),
@@ -180,10 +184,10 @@ def primary_header(seen: Observation, product: str, detectors: int) -> fits.Head
         NITE=str(planned.night),
         DTUTC=(end.strftime("%Y-%m-%dT%H:%M:%S"), "post exposure UTC epoch from DTS"),
         DTNSANAM=(seen.name(product), "file name in the archive"),
-        RA=(_sexagesimal(seen.ra / 15, 3), "[HH:MM:SS] Target RA"),
-        DEC=(_sexagesimal(seen.dec, 2), "[DD:MM:SS] Target DEC"),
-        TELRA=(_sexagesimal(seen.ra / 15, 3), "[HH:MM:SS] Telescope RA"),
-        TELDEC=(_sexagesimal(seen.dec, 2), "[DD:MM:SS] Telescope DEC"),
+        RA=(sexagesimal(seen.ra / 15, 3), "[HH:MM:SS] Target RA"),
+        DEC=(sexagesimal(seen.dec, 2), "[DD:MM:SS] Target DEC"),
+        TELRA=(sexagesimal(seen.ra / 15, 3), "[HH:MM:SS] Telescope RA"),
+        TELDEC=(sexagesimal(seen.dec, 2), "[DD:MM:SS] Telescope DEC"),
         CENTRA=(seen.ra, "[deg] RA exposure center"),
         CENTDEC=(seen.dec, "[deg] DEC exposure center"),
         ZD=(round(zenith, 2), "[deg] Telescope zenith distance"),
@@ -240,7 +244,8 @@ def detector_header(
     return header
 
 
-def _sexagesimal(value: float, digits: int) -> str:
+def sexagesimal(value: float, digits: int) -> str:
+    """Write degrees or hours as ``-DD:MM:SS.sss`` with so many digits of the second."""
     units = round(abs(value) * 3600 * 10**digits)
     whole, rest = divmod(units, 3600 * 10**digits)
     minutes, seconds = divmod(rest, 60 * 10**digits)

@@ -82,7 +82,7 @@ def expose(
     electrons = random.poisson(model * chip.gain) + random.normal(0, chip.read_noise, model.shape)
     image = electrons / chip.gain
     dq = np.zeros(model.shape, np.int32)
-    _bleed(image, dq, chip.saturation)
+    bleed(image, dq, chip.saturation)
     number = random.poisson(plan.cosmic_rays * image.size / 1e6 * exptime / 100)
     _hit(image, dq, spared, number, random)
     image = np.where(defects.mask, image * defects.response, image)
@@ -93,8 +93,8 @@ def expose(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _bleed(image: Floats, dq: NDArray[np.int32], saturation: float) -> None:
-    """Spill what a pixel cannot hold along its column, half up and half down."""
+def bleed(image: NDArray[np.floating], dq: NDArray[np.int32], saturation: float) -> None:
+    """Spill what a pixel cannot hold along its column, half up and half down; mark it in ``dq``."""
     ny, nx = image.shape
     for x in range(nx):
         up, down = 0.0, 0.0
@@ -124,24 +124,37 @@ def _bleed(image: Floats, dq: NDArray[np.int32], saturation: float) -> None:
                     dq[y, x] = BLEED
 
 
+def draw_track(
+    shape: tuple[int, int], random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Draw the track of a cosmic ray: rows, columns (some twice) and the charge left at each, ADU."""
+    ny, nx = shape
+    x, y, angle = random.uniform(0, nx), random.uniform(0, ny), random.uniform(0, np.pi)
+    length = 1 + random.exponential(6)
+    charge = 10 ** random.uniform(2.2, 3.6)
+    steps = np.arange(0, length, 0.5)
+    columns = np.clip(np.round(x + steps * np.cos(angle)).astype(int), 0, nx - 1)
+    rows = np.clip(np.round(y + steps * np.sin(angle)).astype(int), 0, ny - 1)
+    return rows, columns, charge / 2 * random.uniform(0.4, 1.6, len(steps))
+
+
+def is_spared(rows: NDArray[np.int64], columns: NDArray[np.int64], spared: Floats) -> bool:
+    """Tell whether a track comes within 8 pixels of one of the places (x, y)."""
+    if not len(spared):
+        return False
+    return bool(np.hypot(*(spared[:, None] - np.stack([columns, rows], 1)).transpose(2, 0, 1)).min() < 8)
+
+
 def _hit(
     image: Floats, dq: NDArray[np.int32], spared: Floats, number: int, random: np.random.Generator
 ) -> None:
     """Add tracks of cosmic rays; the mask reaches one pixel further, as the pipeline's does."""
     ny, nx = image.shape
     for _ in range(number):
-        x, y, angle = random.uniform(0, nx), random.uniform(0, ny), random.uniform(0, np.pi)
-        length = 1 + random.exponential(6)
-        charge = 10 ** random.uniform(2.2, 3.6)  # ADU
-        steps = np.arange(0, length, 0.5)
-        columns = np.clip(np.round(x + steps * np.cos(angle)).astype(int), 0, nx - 1)
-        rows = np.clip(np.round(y + steps * np.sin(angle)).astype(int), 0, ny - 1)
-        if (
-            len(spared)
-            and np.hypot(*(spared[:, None] - np.stack([columns, rows], 1)).transpose(2, 0, 1)).min() < 8
-        ):
+        rows, columns, charge = draw_track((ny, nx), random)
+        if is_spared(rows, columns, spared):
             continue
-        np.add.at(image, (rows, columns), charge / 2 * random.uniform(0.4, 1.6, len(steps)))
+        np.add.at(image, (rows, columns), charge)
         for dy in (-1, 0, 1):
             for dx in (-1, 0, 1):
                 near = np.clip(rows + dy, 0, ny - 1), np.clip(columns + dx, 0, nx - 1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tololo.facility.errors import BadInputError
 from tololo.facility.nights import parse_night
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same plan and seed would give other files."""
 
 type FaultKind = Literal[

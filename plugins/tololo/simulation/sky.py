@@ -92,7 +92,9 @@ def ccd(ccdnum: int) -> Ccd:
         ) from None
 
 
-def wcs_header(chip: Ccd, plan: Plan, offset: tuple[float, float] = (0.0, 0.0)) -> fits.Header:
+def wcs_header(
+    chip: Ccd, plan: Plan, offset: tuple[float, float] = (0.0, 0.0), turn: float = 0.0
+) -> fits.Header:
     """Return the WCS cards of a piece of a CCD.
 
     Parameters
@@ -102,6 +104,8 @@ def wcs_header(chip: Ccd, plan: Plan, offset: tuple[float, float] = (0.0, 0.0)) 
         Pointing, and the origin of the piece.
     offset : `tuple` [`float`, `float`]
         Where the telescope points beside the plan's pointing, degrees on the sky (east, north).
+    turn : `float`
+        By how much the camera is turned, degrees from north to east.
 
     Returns
     -------
@@ -119,9 +123,11 @@ def wcs_header(chip: Ccd, plan: Plan, offset: tuple[float, float] = (0.0, 0.0)) 
         "World coordinate on this axis",
     )
     cards["CRVAL2"] = (plan.dec + offset[1], "World coordinate on this axis")
+    sine, cosine = math.sin(math.radians(turn)), math.cos(math.radians(turn))
+    linear = np.array([[cosine, sine], [-sine, cosine]]) @ CD
     for i in (1, 2):
         for j in (1, 2):
-            cards[f"CD{i}_{j}"] = (CD[i - 1][j - 1], "Linear projection matrix")
+            cards[f"CD{i}_{j}"] = (float(linear[i - 1, j - 1]), "Linear projection matrix")
         for term, value in enumerate((chip.pv1, chip.pv2)[i - 1]):
             cards[f"PV{i}_{term}"] = (value, "Projection distortion parameter")
     return cards

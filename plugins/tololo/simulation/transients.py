@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 import numpy as np
 from astropy.table import Table
@@ -85,13 +86,19 @@ def choose_places(
 
 
 def plant(
-    plan: Plan, chip: Ccd, views: list[View], places: Table, galaxies: Table, random: np.random.Generator
+    plan: Plan,
+    chip: Ccd,
+    views: list[View],
+    places: Table,
+    galaxies: Table,
+    random: np.random.Generator,
+    poor: Container[int] = (),
 ) -> list[dict[str, object]]:
     """Draw the transients into the science exposures and return their rows of `Truth.transients`.
 
     A third of them begin on the second science night. Fluxes vary between exposures by up to a fifth; the one
     that is worst for a transient sees it with the signal to noise drawn from the plan's range, or up to a
-    fifth less.
+    fifth less. Exposures whose visit is ``poor`` (clouds) are not asked for that, unless all are.
     """
     rows: list[dict[str, object]] = []
     science = [view for view in views if view.seen.planned.science]
@@ -106,8 +113,9 @@ def plant(
             flux_for(snr, profile, variance, chip.gain) * view.njy_per_adu / share
             for view, (profile, variance, _), share in zip(shining, noise, course, strict=True)
         ]
+        demanding = [n for n, view in zip(needed, shining, strict=True) if view.seen.visit not in poor]
         for view, (profile, variance, alone), share in zip(shining, noise, course, strict=True):
-            flux = max(needed) * share
+            flux = max(demanding or needed) * share
             adu = flux / view.njy_per_adu
             x, y = view.pixel(place["ra"], place["dec"])
             draw_points(view.model, view.psf, np.array([x]), np.array([y]), np.array([adu]))

@@ -131,6 +131,18 @@ def make_stars(plan: Plan, chip: Ccd, random: np.random.Generator) -> Table:
     return stars
 
 
+def draw_variability(stars: Table, exposures: int, random: np.random.Generator) -> Floats:
+    """Draw the factor of each star's flux in each exposure, (stars, exposures): 1 but for variables."""
+    factor = np.ones((len(stars), exposures))
+    which = np.asarray(stars["variable"])
+    amplitude, phase = (
+        random.uniform(0.2, 0.5, which.sum()),
+        random.uniform(0, 2 * np.pi, (which.sum(), exposures)),
+    )
+    factor[which] = 1 + amplitude[:, None] * np.sin(phase)
+    return factor
+
+
 def make_galaxies(plan: Plan, chip: Ccd, random: np.random.Generator) -> Table:
     """Draw the galaxies over one detector: exponential and steeper profiles, fainter ones smaller."""
     number = plan.galaxies

@@ -341,7 +341,9 @@ def read_plane(path: Path, detector: int) -> PixelPlane:
     try:
         with read_hdu(path, primary, hdu) as hdus:
             data, header = hdus[-1].data, hdus[-1].header
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoder's own kind derives from nothing else
         where = f"{path}, HDU {hdu.index}"
         raise BadInputError(f"The pixels cannot be read: {error}", where, "fetch the file again") from error
     native = data.astype(data.dtype.newbyteorder("="), copy=False)

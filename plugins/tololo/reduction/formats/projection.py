@@ -34,7 +34,7 @@ def projection_of[F: Any](wcs: WCS, frame: F, bounds: Bounds, shape: tuple[int, 
         (ny, nx) of the image.
     """
     exact = Transform.from_fits_wcs(wcs, frame, SkyFrame.ICRS, in_bounds=bounds)
-    if not wcs.to_header()["CTYPE1"].endswith("TPV"):  # in memory astropy calls it TAN
+    if not wcs.to_header(relax=True)["CTYPE1"].endswith("TPV"):  # in memory astropy calls it TAN
         return SkyProjection(exact)
     readable = Transform.from_fits_wcs(sip_wcs(wcs, shape), frame, SkyFrame.ICRS, in_bounds=bounds)
     return SkyProjection(exact, fits_approximation=readable)

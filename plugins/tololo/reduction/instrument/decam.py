@@ -73,14 +73,10 @@ class DarkEnergyCamera(Instrument):
                     registry.syncDimensionData(element, record | {"instrument": INSTRUMENT}, update=update)
 
     def getRawFormatter(self, dataId: DataId) -> type[Formatter | FormatterV2]:
-        """Return the reader of raw files.
+        """Return the reader of raw files, `~tololo.reduction.formats.raw_formatter.RawFormatter`."""
+        from tololo.reduction.formats.raw_formatter import RawFormatter
 
-        Raises
-        ------
-        NotImplementedError
-            Always, for now: nights enter as InstCal (`tololo.reduction.ingest`), not as raws.
-        """
-        raise NotImplementedError("raws of DECam are not read yet: ingest InstCal exposures")
+        return RawFormatter
 
     @staticmethod
     def _records() -> dict[str, list[dict[str, int | str]]]:

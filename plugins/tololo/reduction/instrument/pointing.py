@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
-from lsst.sphgeom import ConvexPolygon
+from lsst.sphgeom import ConvexPolygon, UnitVector3d
+from numpy.typing import NDArray
 
 from tololo.reduction.formats.tract import hull, outline
-from tololo.reduction.instrument.detectors import HEIGHT, WIDTH, detector_geometry
+from tololo.reduction.instrument.detectors import HEIGHT, WIDTH, detector_geometry, detectors
 
 PADDING = 300.0
 """Pixels by which the region of a detector is larger than the CCD: pointings are off by some arcseconds."""
@@ -41,3 +44,37 @@ def nominal_region(detector: int, ra: float, dec: float, padding: float = PADDIN
         (ra + np.degrees(np.arctan2(east, ahead * cos0 - north * sin0))) % 360,
         np.degrees(np.arcsin(ahead * sin0 + north * cos0)),
     )
+
+
+def nominal_regions(ra: float, dec: float) -> dict[int, ConvexPolygon]:
+    """Return what `nominal_region` does, of all detectors in 2 ms.
+
+    Parameters
+    ----------
+    ra, dec : `float`
+        Pointing, ICRS degrees.
+    """
+    sin_ra, cos_ra = np.sin(np.radians(ra)), np.cos(np.radians(ra))
+    sin_dec, cos_dec = np.sin(np.radians(dec)), np.cos(np.radians(dec))
+    turned = np.array(
+        [
+            [cos_dec * cos_ra, cos_dec * sin_ra, sin_dec],  # ahead
+            [-sin_ra, cos_ra, 0.0],  # east
+            [-sin_dec * cos_ra, -sin_dec * sin_ra, cos_dec],  # north
+        ]
+    )
+    return {
+        ccd: ConvexPolygon([UnitVector3d(*vertex) for vertex in vertices @ turned])
+        for ccd, vertices in _outlines().items()
+    }
+
+
+@cache
+def _outlines() -> dict[int, NDArray[np.float64]]:
+    """Return the vertices of each detector's region where the telescope points at (0, 0), shape (n, 3)."""
+    return {
+        ccd: np.array(
+            [[vertex.x(), vertex.y(), vertex.z()] for vertex in nominal_region(ccd, 0, 0).getVertices()]
+        )
+        for ccd in detectors()
+    }

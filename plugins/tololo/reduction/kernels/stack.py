@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,15 @@ MEDIAN_VARIANCE = (
     *(1.5088, 1.4102, 1.5184, 1.4304, 1.5254, 1.4460, 1.5308, 1.4585, 1.5350, 1.4687),
 )
 """n times the variance of the median of n unit normals, n = 0 to 20, from the order statistics' densities."""
+
+
+class Rows(Protocol):
+    """A plane that is asked for some rows at a time: an array, or what computes them when it is asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.float32]: ...
 
 
 class Stacked(NamedTuple):
@@ -54,7 +63,7 @@ def median_variance_factor(n: int) -> float:
 
 def stack(
     images: Sequence[NDArray[np.float32]] | NDArray[np.float32],
-    variances: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+    variances: Sequence[Rows] | NDArray[np.float32],
     masks: Sequence[NDArray[Any]] | NDArray[Any],
     weights: Sequence[float] | NDArray[np.float64] | None = None,
     method: Method = "meanclip",
@@ -70,6 +79,7 @@ def stack(
     ----------
     images, variances : sequence of `numpy.ndarray` or `numpy.ndarray`, (n, ny, nx)
         Planes of each input. A pixel that is not finite in either is not used: that is how NO_DATA is said.
+        Variances may be `Rows` that are computed when they are asked for.
     masks : sequence of integer `numpy.ndarray`, or `numpy.ndarray`, (n, ny, nx)
         Mask bits of each input.
     weights : sequence of `float`, optional

@@ -1,0 +1,172 @@
+"""Calibrate one detector of a raw exposure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lsst.pex.config as pex_config
+import lsst.pipe.base as pipe_base
+import numpy as np
+from astro_metadata_translator import ObservationInfo
+from astropy.table import Table
+from lsst.pipe.base import connectionTypes as ct
+
+from tololo.reduction.calibrate_raw import MARGIN, calibrate_raw
+from tololo.reduction.formats.images import VisitContext, header_cards, planes_of, visit_image
+from tololo.reduction.formats.masks import BIT
+from tololo.reduction.formats.obs_info import begin_mjd_tai, night_of
+from tololo.reduction.formats.raw import raw_detector
+from tololo.reduction.ids import source_ids
+from tololo.reduction.isr import Crosstalk, correct
+from tololo.reduction.references import references_on
+
+CARDS = ("EXPNUM", "CCDNUM", "DETPOS", "FILTER", "OBJECT", "PROPID", "DATE-OBS")
+"""Cards of the raw's header that go along with the image."""
+
+DEFECT = BIT["BAD"] | BIT["NO_DATA"]
+"""Mask planes of bias and flat whose pixels are of no use in any exposure."""
+
+
+class CalibrateVisitConnections(
+    pipe_base.PipelineTaskConnections, dimensions=("instrument", "visit", "detector")
+):
+    """A raw, calibrations and reference stars in, a calibrated image and its stars out."""
+
+    raw = ct.Input(
+        doc="Pixels as they were read out.",
+        name="raw",
+        storageClass="ImageV2",
+        dimensions=("instrument", "exposure", "detector"),
+    )
+    bias = ct.PrerequisiteInput(
+        doc="Structure above the overscan, ADU; BAD pixels of its mask are defects.",
+        name="bias",
+        storageClass="MaskedImageV2",
+        dimensions=("instrument", "detector"),
+        isCalibration=True,
+    )
+    flat = ct.PrerequisiteInput(
+        doc="Relative response; BAD pixels of its mask are defects.",
+        name="flat",
+        storageClass="MaskedImageV2",
+        dimensions=("instrument", "physical_filter", "detector"),
+        isCalibration=True,
+    )
+    references = ct.PrerequisiteInput(
+        doc="Reference stars: places, and magnitudes where there are no better ones.",
+        name="gaia_dr2",
+        storageClass="ArrowAstropy",
+        dimensions=("skypix",),
+        multiple=True,
+        deferLoad=True,
+        minimum=0,
+    )
+    photometry = ct.PrerequisiteInput(
+        doc="Pan-STARRS1: magnitudes of reference stars.",
+        name="ps1",
+        storageClass="ArrowAstropy",
+        dimensions=("htm7",),
+        multiple=True,
+        deferLoad=True,
+        minimum=0,
+    )
+    calibrated = ct.Output(
+        doc="Calibrated image, nJy.",
+        name="visit_image",
+        storageClass="VisitImage",
+        dimensions=("instrument", "visit", "detector"),
+    )
+    stars = ct.Output(
+        doc="Sources of the image.",
+        name="single_visit_star",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "visit", "detector"),
+    )
+    summary = ct.Output(
+        doc="One row: seeing, zero point, astrometry, noise, masks, overscan, doubts.",
+        name="detector_summary",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "visit", "detector"),
+    )
+
+
+class CalibrateVisitConfig(pipe_base.PipelineTaskConfig, pipelineConnections=CalibrateVisitConnections):
+    """Which of the crosstalk is taken out."""
+
+    crosstalk = pex_config.DictField[str, float](
+        doc="Part of the other amplifier's signal that an amplifier gets, by CCD and receiver, such as 28A.",
+        default={},
+    )
+
+
+class CalibrateVisitTask(pipe_base.PipelineTask):
+    """Instrument signature, cosmic rays, PSF, astrometry, zero point; see `reduction.calibrate_raw`."""
+
+    ConfigClass = CalibrateVisitConfig
+    _DefaultName = "calibrateVisit"
+    config: CalibrateVisitConfig
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Calibrate one detector."""
+        data_id = outputRefs.calibrated.dataId
+        visit, detector, band = int(data_id["visit"]), int(data_id["detector"]), data_id["band"]
+        where = f"visit {visit}, detector {detector}"
+        raw = raw_detector(butlerQC.get(inputRefs.raw), where)
+        bias, flat = planes_of(butlerQC.get(inputRefs.bias)), planes_of(butlerQC.get(inputRefs.flat))
+        corrected = correct(
+            raw,
+            bias=bias.image,
+            bias_variance=bias.variance,
+            flat=flat.image,
+            defects=((bias.bits | flat.bits) & DEFECT) != 0,
+            crosstalk=Crosstalk(*(self.config.crosstalk.get(f"{detector}{name}", 0.0) for name in "AB")),
+        )
+        info = ObservationInfo(dict(raw.header), pedantic=False, translator_class=None)
+        references = references_on(
+            [handle.get() for handle in butlerQC.get(inputRefs.references)],
+            raw.wcs,
+            raw.shape,
+            band,
+            begin_mjd_tai(info),
+            MARGIN,
+            [handle.get() for handle in butlerQC.get(inputRefs.photometry)],
+        )
+        result = calibrate_raw(corrected, raw.wcs, raw.header, references, band, where)
+        summary = result.summary
+        self.log.info(
+            "%s: FWHM %.2f arcsec, zero point %.3f +- %.3f (%d stars), astrometry %.0f mas (%d stars)%s",
+            where,
+            summary["fwhm"],
+            summary["zero_point"],
+            summary["zero_point_error"],
+            summary["n_zero_point"],
+            1000 * summary["pixel_scale"] * summary["astrometric_rms"],
+            summary["n_astrometric"],
+            f", doubtful: {summary['flags']}" if summary["flags"] else "",
+        )
+        context = VisitContext.from_wcs(result.wcs, raw.shape, detector, band, info)
+        metadata = header_cards(CARDS, raw.header) | {
+            "SHIFT_X": summary["shift_x"],
+            "SHIFT_Y": summary["shift_y"],
+            "ZPERR": summary["zero_point_error"],
+            "BIASRUN": inputRefs.bias.run,
+            "FLATRUN": inputRefs.flat.run,
+        }
+        butlerQC.put(
+            visit_image(result.planes, result.psf, context, result.stats, result.njy_per_adu, metadata),
+            outputRefs.calibrated,
+        )
+        number = len(result.stars)
+        ids = {
+            "sourceId": source_ids(visit, detector, number),
+            "visit": np.full(number, visit, np.int64),
+            "detector": np.full(number, detector, np.int16),
+            "band": np.full(number, band),
+        }
+        butlerQC.put(
+            Table({**ids, **{name: result.stars[name] for name in result.stars.colnames}}), outputRefs.stars
+        )
+        row = {"visit": visit, "detector": detector, "band": band, "day_obs": night_of(info)}
+        row |= {"mjd_tai": context.midpoint_mjd_tai, "exposure_time": result.stats.expTime, **summary}
+        row |= {"bias_run": inputRefs.bias.run, "flat_run": inputRefs.flat.run}
+        butlerQC.put(Table({name: [value] for name, value in row.items()}), outputRefs.summary)
