@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +14,14 @@ from tololo.facility.errors import BadInputError
 from tololo.simulation.cards import Observation, begin_of, detector_header, primary_header, visit_of
 from tololo.simulation.detector import Frame, draw_defects, expose
 from tololo.simulation.faults import spoil
+from tololo.simulation.folder import is_finished, whole_folder
 from tololo.simulation.plan import Plan, PlannedExposure
 from tololo.simulation.sky import PIXEL_SCALE, Ccd, ccd
 from tololo.simulation.transients import choose_places, plant, variable_rows
 from tololo.simulation.truth import (
     REFERENCE,
     Truth,
+    draw_variability,
     make_galaxies,
     make_stars,
     numbered,
@@ -30,8 +30,6 @@ from tololo.simulation.truth import (
 from tololo.simulation.view import View, make_view
 
 type Floats = NDArray[np.float64]
-
-MANIFEST = "simulation.json"
 
 # AB magnitude of 1 ADU/s above the atmosphere's mean, extinction per airmass, and sky in ADU/s: typical of
 # real exposures.
@@ -68,36 +66,13 @@ def simulate_nights(folder: Path | str, *, plan: Plan | None = None, seed: int =
     plan.check()
     folder = Path(folder).absolute()
     digest = plan.digest(seed)
-    finished = _finished(folder)
-    if finished == digest:
-        return Truth.read(folder)
-    if finished is None and folder.is_dir() and any(folder.iterdir()):
-        raise BadInputError(
-            "The folder is not empty and holds no simulation", str(folder), "name an empty or a new folder"
-        )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "exposures").mkdir(parents=True)
-    truth = _write(partial, plan, seed)
-    for fault in plan.faults:
-        spoil(truth.images, fault)
-    (partial / MANIFEST).write_text(json.dumps({"digest": digest, "seed": seed}) + "\n")
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old)
-    else:
-        partial.rename(folder)
+    if not is_finished(folder, digest):
+        with whole_folder(folder, digest, seed) as partial:
+            (partial / "exposures").mkdir()
+            truth = _write(partial, plan, seed)
+            for fault in plan.faults:
+                spoil(truth.images, fault)
     return Truth.read(folder)
-
-
-def _finished(folder: Path) -> str | None:
-    try:
-        return str(json.loads((folder / MANIFEST).read_text())["digest"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _write(folder: Path, plan: Plan, seed: int) -> Truth:
@@ -106,7 +81,7 @@ def _write(folder: Path, plan: Plan, seed: int) -> Truth:
     chips = [ccd(number) for number in sorted(plan.detectors)]
     stars = numbered([make_stars(plan, chip, random) for chip in chips])
     galaxies = numbered([make_galaxies(plan, chip, random) for chip in chips])
-    variable = _variability(stars, len(observations), random)
+    variable = draw_variability(stars, len(observations), random)
     for seen in observations:
         for product in ("ooi", "oow", "ood"):
             path = folder / "exposures" / seen.name(product)
@@ -164,18 +139,6 @@ def _of_band(values: dict[str, float], planned: PlannedExposure) -> float:
             f"choose among {', '.join(values)}",
         )
     return values[planned.band]
-
-
-def _variability(stars: Table, exposures: int, random: np.random.Generator) -> Floats:
-    """Factor of each star's flux in each exposure, (stars, exposures)."""
-    factor = np.ones((len(stars), exposures))
-    which = np.asarray(stars["variable"])
-    amplitude, phase = (
-        random.uniform(0.2, 0.5, which.sum()),
-        random.uniform(0, 2 * np.pi, (which.sum(), exposures)),
-    )
-    factor[which] = 1 + amplitude[:, None] * np.sin(phase)
-    return factor
 
 
 def _detector(

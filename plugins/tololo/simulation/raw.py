@@ -13,6 +13,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table, vstack
 
+from tololo.simulation.folder import is_finished, whole_folder
 from tololo.simulation.raw_camera import Chip, make_chip
 from tololo.simulation.raw_cards import raw_primary
 from tololo.simulation.raw_detector import (
@@ -22,7 +23,6 @@ from tololo.simulation.raw_detector import (
     part_path,
     simulate_detector,
 )
-from tololo.simulation.raw_folder import is_finished, whole_folder
 from tololo.simulation.raw_frames import normalisation
 from tololo.simulation.raw_plan import RawPlan
 from tololo.simulation.raw_reference import ps1_catalogue

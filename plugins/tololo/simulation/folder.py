@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tololo.facility.errors import BadInputError
-from tololo.simulation.instcal import MANIFEST
+
+MANIFEST = "simulation.json"
 
 
 def is_finished(folder: Path, digest: str) -> bool:
