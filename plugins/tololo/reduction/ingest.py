@@ -22,8 +22,9 @@ from tololo.facility import collections
 from tololo.facility.errors import BadInputError
 from tololo.facility.nights import night_bounds
 
+from .formats.archive_formatter import DIMENSIONS, STORAGE_CLASS
 from .formats.dqmask import plver_key
-from .formats.instcal_formatter import DIMENSIONS, PLANES, STORAGE_CLASS, InstcalFormatter
+from .formats.instcal_formatter import PLANES, InstcalFormatter
 from .formats.tract import hull, outline
 from .instrument.decam import VISIT_SYSTEM
 from .instrument.detectors import INSTRUMENT

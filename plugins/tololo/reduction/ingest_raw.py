@@ -17,8 +17,9 @@ from lsst.daf.butler import DatasetIdGenEnum, DatasetRef, DatasetType, FileDatas
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError
 
+from .formats.archive_formatter import DIMENSIONS, STORAGE_CLASS
 from .formats.raw_exposure import KINDS, RawExposure
-from .formats.raw_formatter import DATASET_TYPE, DIMENSIONS, STORAGE_CLASS, RawFormatter
+from .formats.raw_formatter import DATASET_TYPE, RawFormatter
 from .formats.raw_search import Excluded, two_claims
 from .ingest import IngestReport
 from .instrument.detectors import INSTRUMENT, detectors

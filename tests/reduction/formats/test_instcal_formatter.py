@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.formats.instcal_formatter import plane_image
+from tololo.reduction.formats.instcal_formatter import InstcalFormatter
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def compressed(tmp_path: Path) -> Path:
 
 
 def test_reads_the_detector_of_many(compressed: Path) -> None:
-    plane = plane_image(str(compressed), 62)
+    plane = InstcalFormatter.read_detector(compressed, 62)
     np.testing.assert_array_equal(plane.array, np.full((40, 30), 62))
     assert plane.array.dtype == np.dtype("i4")
     assert (plane.metadata["EXPNUM"], plane.metadata["CCDNUM"]) == (7, 62)
@@ -31,8 +31,8 @@ def test_reads_the_detector_of_many(compressed: Path) -> None:
 
 def test_one_clear_error(compressed: Path) -> None:
     with pytest.raises(BadInputError, match="no detector 2"):
-        plane_image(str(compressed), 2)
+        InstcalFormatter.read_detector(compressed, 2)
     cut = compressed.with_name("cut.fits.fz")
     cut.write_bytes(compressed.read_bytes()[:-6000])
     with pytest.raises(BadInputError, match=r"cut\.fits\.fz"):
-        plane_image(str(cut), 62)
+        InstcalFormatter.read_detector(cut, 62)

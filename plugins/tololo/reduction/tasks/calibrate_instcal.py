@@ -16,13 +16,14 @@ from tololo.reduction.formats.instcal import instcal_pixels
 from tololo.reduction.formats.obs_info import begin_mjd_tai, night_of
 from tololo.reduction.ids import source_ids
 from tololo.reduction.references import references_on
+from tololo.reduction.tasks.calibrated_detector import CalibratedDetectorConnections
 
 CARDS = ("EXPNUM", "CCDNUM", "DETPOS", "FILTER", "OBJECT", "PROPID", "PLVER", "MAGZERO", "DATE-OBS")
 """Cards of the archive's header that go along with the image."""
 
 
 class CalibrateInstcalConnections(
-    pipe_base.PipelineTaskConnections, dimensions=("instrument", "visit", "detector")
+    CalibratedDetectorConnections, dimensions=("instrument", "visit", "detector")
 ):
     """The archive's three planes and reference stars in, a calibrated image and its stars out."""
 
@@ -43,33 +44,6 @@ class CalibrateInstcalConnections(
         name="instcal_mask",
         storageClass="ImageV2",
         dimensions=("instrument", "exposure", "detector"),
-    )
-    references = ct.PrerequisiteInput(
-        doc="Reference stars.",
-        name="gaia_dr2",
-        storageClass="ArrowAstropy",
-        dimensions=("skypix",),
-        multiple=True,
-        deferLoad=True,
-        minimum=0,
-    )
-    calibrated = ct.Output(
-        doc="Calibrated image, nJy.",
-        name="visit_image",
-        storageClass="VisitImage",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    stars = ct.Output(
-        doc="Sources of the image.",
-        name="single_visit_star",
-        storageClass="ArrowAstropy",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    summary = ct.Output(
-        doc="One row: seeing, zero point, astrometry, noise.",
-        name="detector_summary",
-        storageClass="ArrowAstropy",
-        dimensions=("instrument", "visit", "detector"),
     )
 
 

@@ -19,6 +19,7 @@ from tololo.reduction.formats.raw import raw_detector
 from tololo.reduction.ids import source_ids
 from tololo.reduction.isr import Crosstalk, correct
 from tololo.reduction.references import references_on
+from tololo.reduction.tasks.calibrated_detector import CalibratedDetectorConnections
 
 CARDS = ("EXPNUM", "CCDNUM", "DETPOS", "FILTER", "OBJECT", "PROPID", "DATE-OBS")
 """Cards of the raw's header that go along with the image."""
@@ -28,7 +29,7 @@ DEFECT = BIT["BAD"] | BIT["NO_DATA"]
 
 
 class CalibrateVisitConnections(
-    pipe_base.PipelineTaskConnections, dimensions=("instrument", "visit", "detector")
+    CalibratedDetectorConnections, dimensions=("instrument", "visit", "detector")
 ):
     """A raw, calibrations and reference stars in, a calibrated image and its stars out."""
 
@@ -52,15 +53,6 @@ class CalibrateVisitConnections(
         dimensions=("instrument", "physical_filter", "detector"),
         isCalibration=True,
     )
-    references = ct.PrerequisiteInput(
-        doc="Reference stars: places, and magnitudes where there are no better ones.",
-        name="gaia_dr2",
-        storageClass="ArrowAstropy",
-        dimensions=("skypix",),
-        multiple=True,
-        deferLoad=True,
-        minimum=0,
-    )
     photometry = ct.PrerequisiteInput(
         doc="Pan-STARRS1: magnitudes of reference stars.",
         name="ps1",
@@ -69,24 +61,6 @@ class CalibrateVisitConnections(
         multiple=True,
         deferLoad=True,
         minimum=0,
-    )
-    calibrated = ct.Output(
-        doc="Calibrated image, nJy.",
-        name="visit_image",
-        storageClass="VisitImage",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    stars = ct.Output(
-        doc="Sources of the image.",
-        name="single_visit_star",
-        storageClass="ArrowAstropy",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    summary = ct.Output(
-        doc="One row: seeing, zero point, astrometry, noise, masks, overscan, doubts.",
-        name="detector_summary",
-        storageClass="ArrowAstropy",
-        dimensions=("instrument", "visit", "detector"),
     )
 
 
