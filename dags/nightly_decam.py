@@ -24,12 +24,12 @@ is skipped, with the reason. Of raws, a file with something wrong is named and t
 truncated file, a missing weight map or an unknown filter stops the run before anything is ingested.
 """
 
-from airflow.sdk import DAG, Param, chain
+from airflow.sdk import DAG, BaseOperator, Param, chain
 
 from tololo.facility.configuration import facility
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.calibrations import CertifyNightOperator
-from tololo.operators.ingest import IngestOperator
+from tololo.operators.ingest import IngestInstcalOperator, IngestRawOperator
 from tololo.params import (
     DEFAULT_ARGS,
     MACROS,
@@ -89,7 +89,7 @@ with DAG(
         ),
     },
 ):
-    ingest = IngestOperator(task_id="ingest")
+    ingest = IngestInstcalOperator(task_id="ingest", skip="{{ not_asked_for(params, 'instcal') }}")
     calibrate = RunPipelineOperator(
         task_id="calibrate",
         pipeline=f"{PIPELINES}/nightly_decam.yaml#instcal",
@@ -97,28 +97,31 @@ with DAG(
         step="instcal",
         inputs=f"refcats,skymaps,{NIGHT}/instcal/raw",
         where_terms=["instrument = 'DECam'", f"visit.day_obs = {NIGHT}"],
-        skip="{{ not_asked_for(params, 'instcal') }}",
     )
-    # Whether a master is the night's own or borrowed is decided when it is certified, so a night without
-    # biases or flats goes on there.
-    masters = {}
-    for kind, inputs in {"bias": "", "flat": f",{NIGHT}/calib/bias"}.items():
-        masters[kind] = RunPipelineOperator(
-            task_id=kind,
-            pipeline=f"{PIPELINES}/nightly_decam.yaml#{kind}",
-            parent=f"{NIGHT}/{kind}",
-            inputs=f"{NIGHT}/{kind}/raw{inputs}",
-            where_terms=["instrument = 'DECam'"],
-            skip=f"{{{{ not_asked_for(params, 'raw', '{kind}') }}}}",
-            trigger_rule="none_failed",
-        )
-        masters[f"certify_{kind}"] = CertifyNightOperator(
-            task_id=f"certify_{kind}",
-            kind=kind,
-            limits=facility().calibration_limits,
-            skip=f"{{{{ not_asked_for(params, 'raw', '{kind}') }}}}",
-            trigger_rule="none_failed",
-        )
+    ingest >> calibrate
+
+    ingest_raw = IngestRawOperator(task_id="ingest_raw", skip="{{ not_asked_for(params, 'raw') }}")
+    steps: list[BaseOperator] = []
+    for kind, calibrations in {"bias": "", "flat": f",{NIGHT}/calib/bias"}.items():
+        skip = f"{{{{ not_asked_for(params, 'raw', '{kind}') }}}}"
+        steps += [
+            RunPipelineOperator(
+                task_id=kind,
+                pipeline=f"{PIPELINES}/nightly_decam.yaml#{kind}",
+                parent=f"{NIGHT}/{kind}",
+                inputs=f"{NIGHT}/{kind}/raw{calibrations}",
+                where_terms=["instrument = 'DECam'"],
+                skip=skip,
+                trigger_rule="none_failed_min_one_success",
+            ),
+            CertifyNightOperator(
+                task_id=f"certify_{kind}",
+                kind=kind,
+                limits=facility().calibration_limits,
+                skip=skip,
+                trigger_rule="none_failed_min_one_success",
+            ),
+        ]
     visits = RunPipelineOperator(
         task_id="visits",
         pipeline=f"{PIPELINES}/nightly_decam.yaml#visit",
@@ -126,7 +129,9 @@ with DAG(
         inputs=f"{NIGHT}/drp/raw,{NIGHT}/calib/bias,{NIGHT}/calib/flat,refcats,skymaps",
         where_terms=["instrument = 'DECam'", f"visit.day_obs = {NIGHT}"],
         skip="{{ not_asked_for(params, 'raw', 'drp') }}",
-        trigger_rule="none_failed",
+        trigger_rule="none_failed_min_one_success",
     )
-    ingest >> calibrate
-    chain(ingest, *masters.values(), visits)
+    # One after the other, and each after the ingest too: a step with nothing to do does not stop the next,
+    # which may borrow what the night lacks, while a night without raws skips them all.
+    chain(*steps, visits)
+    ingest_raw >> [*steps, visits]

@@ -81,7 +81,8 @@ def night(truth: RawTruth) -> Run:
 
 
 def test_a_night_of_raws_becomes_calibrated_visits(night: Run, truth: RawTruth, repository: Path) -> None:
-    assert night.states == {"ingest": "success", "calibrate": "skipped"} | dict.fromkeys(RAW_TASKS, "success")
+    instcal = {"ingest": "skipped", "calibrate": "skipped"}
+    assert night.states == instcal | dict.fromkeys(("ingest_raw", *RAW_TASKS), "success")
     counts = {task: night.returned(task) for task in ("bias", "flat", "visits")}
     assert {task: (found["done"], found["expected"]) for task, found in counts.items()} == {
         "bias": (1, 1),
@@ -99,7 +100,7 @@ def test_a_night_of_raws_becomes_calibrated_visits(night: Run, truth: RawTruth, 
 
 def test_again_adds_nothing(night: Run, truth: RawTruth, repository: Path) -> None:
     again = Run(truth, NIGHT)
-    assert again.returned("ingest")["new"] == []
+    assert again.returned("ingest_raw")["new"] == []
     for task in ("bias", "flat", "visits"):
         counts = ("done", "expected", "failed_permanent")
         first, second = night.returned(task), again.returned(task)
@@ -115,8 +116,8 @@ def test_again_adds_nothing(night: Run, truth: RawTruth, repository: Path) -> No
 def test_a_night_without_flats_borrows_and_says_from_when(night: Run, truth: RawTruth) -> None:
     assert night.states["certify_flat"] == "success"
     later = Run(truth, WITHOUT_FLATS)
-    assert later.states == {"calibrate": "skipped", "flat": "skipped"} | dict.fromkeys(
-        ("ingest", "bias", "certify_bias", "certify_flat", "visits"), "success"
+    assert later.states == dict.fromkeys(("ingest", "calibrate", "flat"), "skipped") | dict.fromkeys(
+        ("ingest_raw", "bias", "certify_bias", "certify_flat", "visits"), "success"
     )
     (use,) = later.returned("certify_flat")["uses"]
     assert (use["night"], use["age"], use["detectors"]) == (NIGHT, -2, [DETECTOR])
@@ -132,3 +133,7 @@ def test_what_is_not_asked_for_is_skipped(truth: RawTruth) -> None:
     run = Run(truth, NIGHT, proc_types=["bias"])
     assert run.states["bias"] == run.states["certify_bias"] == "success"
     assert {run.states[task] for task in ("calibrate", "flat", "certify_flat", "visits")} == {"skipped"}
+
+
+def test_a_night_without_raws_is_skipped_as_a_whole(truth: RawTruth) -> None:
+    assert set(Run(truth, 20190501).states.values()) == {"skipped"}

@@ -10,7 +10,7 @@ import yaml
 from airflow.sdk import BaseHook
 
 from tololo.facility.configuration import INCLUDE, facility
-from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.facility.errors import BadInputError
 from tololo.operators.task import FacilityOperator
 
 if TYPE_CHECKING:
@@ -25,15 +25,13 @@ class ButlerOperator(FacilityOperator):
     Reads the param ``dry_run``. Its XCom is the report of the work.
 
     :param conn_id: connection of the repository (templated).
-    :param skip: why there is nothing to do this time (templated); empty if there is.
     """
 
-    template_fields: Sequence[str] = ("conn_id", "skip")
+    template_fields: Sequence[str] = (*FacilityOperator.template_fields, "conn_id")
 
-    def __init__(self, *, conn_id: str = "{{ params.repo }}", skip: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, conn_id: str = "{{ params.repo }}", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.conn_id = conn_id
-        self.skip = skip
 
     def curate(self, hook: CurationHook, *, dry_run: bool) -> Any:
         """Do the work, or check it and write nothing; return the report."""
@@ -41,8 +39,6 @@ class ButlerOperator(FacilityOperator):
 
     def work(self, context: Context) -> Any:
         """Work, and say what was done."""
-        if self.skip.strip():
-            raise NothingToDoError(self.skip)
         from tololo.hooks.curation import CurationHook
 
         dry_run = bool(context["params"].get("dry_run"))

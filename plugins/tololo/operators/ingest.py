@@ -126,15 +126,3 @@ class IngestRawOperator(_IngestOperator):
 
         if error := one_error(rejected):
             self.log.warning("%s", error)
-
-
-class IngestOperator(FacilityOperator):
-    """Ingest a night as its param ``source`` says: `IngestInstcalOperator` or `IngestRawOperator`."""
-
-    def work(self, context: Context) -> Any:
-        """Let the operator of the source do it."""
-        kinds: dict[str, type[_IngestOperator]] = {
-            "instcal": IngestInstcalOperator,
-            "raw": IngestRawOperator,
-        }
-        return kinds[context["params"]["source"]](task_id=self.task_id).work(context)
