@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from lsst.utils import packages
 from tololo.engine import recall
 from tololo.simulation.drill import make_drill_repository
 
+type Remembered = Callable[..., Any]
+
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,10 +29,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def remembered(task: Callable[..., Any], *arguments: Any) -> Any:
-    """Do something in a forked process that remembers."""
-    with multiprocessing.get_context("fork").Pool(1, initializer=recall.remember) as pool:
-        return pool.apply(task, arguments)
+@pytest.fixture(scope="module")
+def remembered() -> Iterator[Remembered]:
+    """Do something in another process, which remembers."""
+    with multiprocessing.get_context("spawn").Pool(1, initializer=recall.remember) as pool:
+        yield lambda task, *arguments: pool.apply_async(task, arguments).get(120)
 
 
 def configurations(repository: Path) -> list[dict[str, Any]]:
@@ -48,7 +51,7 @@ def configurations(repository: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_configuration_is_the_one_in_the_file(repository: Path) -> None:
+def test_a_configuration_is_the_one_in_the_file(repository: Path, remembered: Remembered) -> None:
     plain = configurations(repository)
     assert plain[0] != plain[-1]
     assert remembered(configurations, repository) == plain
@@ -69,7 +72,7 @@ def parts(repository: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_part_of_a_configuration_is_that_of_its_whole(repository: Path) -> None:
+def test_a_part_of_a_configuration_is_that_of_its_whole(repository: Path, remembered: Remembered) -> None:
     plain = parts(repository)
     assert plain[0] == plain[4] != plain[2]
     assert remembered(parts, repository) == plain
@@ -80,7 +83,7 @@ def configuration_folder(repository: Path) -> str:
     return str(ButlerConfig(str(repository)).configDir)
 
 
-def test_it_knows_where_it_comes_from(repository: Path) -> None:
+def test_it_knows_where_it_comes_from(repository: Path, remembered: Remembered) -> None:
     assert remembered(configuration_folder, repository) == str(ButlerConfig(str(repository)).configDir)
 
 
@@ -92,7 +95,7 @@ def with_an_include(folder: Path) -> list[str]:
     return found
 
 
-def test_a_configuration_in_several_files_is_not_remembered(tmp_path: Path) -> None:
+def test_a_configuration_in_several_files_is_not_remembered(tmp_path: Path, remembered: Remembered) -> None:
     (tmp_path / "butler.yaml").write_text("datastore: !include root.yaml\n")
     assert remembered(with_an_include, tmp_path) == ["one", "two"]
 
@@ -103,7 +106,7 @@ def missing(repository: Path) -> str:
     return str(error.value)
 
 
-def test_a_missing_one_is_told_as_ever(repository: Path) -> None:
+def test_a_missing_one_is_told_as_ever(repository: Path, remembered: Remembered) -> None:
     assert remembered(missing, repository) == missing(repository)
 
 
@@ -115,7 +118,7 @@ def resource() -> list[dict[str, Any]]:
     return [*found, Config(name).toDict()]
 
 
-def test_defaults_of_the_packages_are_those_of_the_packages() -> None:
+def test_defaults_of_the_packages_are_those_of_the_packages(remembered: Remembered) -> None:
     first, second = remembered(resource)
     assert first == second == resource()[0]
 
@@ -129,7 +132,7 @@ def versions(folder: Path) -> dict[str, str]:
     return packages.getPythonPackages()
 
 
-def test_packages_that_are_imported_later_are_found(tmp_path: Path) -> None:
+def test_packages_that_are_imported_later_are_found(tmp_path: Path, remembered: Remembered) -> None:
     found = remembered(versions, tmp_path)
     assert found["latecomer"] == "7.5"
     assert found["numpy"] == np.__version__
