@@ -26,7 +26,7 @@ status: ## say what runs
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m tololo.services status; else echo "nothing is installed"; fi
 
 test: install ## all tests but the long ones
-	.venv/bin/pytest -m "not long" -n 2 --dist loadfile
+	.venv/bin/pytest -m "not long" -n 2 --dist loadfile --durations=15
 
 test-all: install ## all tests
 	.venv/bin/pytest
