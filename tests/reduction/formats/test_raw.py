@@ -14,7 +14,7 @@ from reduction.raw_files import COLUMNS, ROWS, pixels, write_raw
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.instcal_cards import wcs_cards
 from tololo.reduction.formats.raw import RawDetector, raw_detector, read_raw
-from tololo.reduction.formats.raw_formatter import raw_image
+from tololo.reduction.formats.raw_formatter import RawFormatter
 from tololo.reduction.formats.raw_layout import hdu_of
 from tololo.reduction.instrument.detectors import detector_geometry, detectors
 
@@ -55,7 +55,7 @@ def test_a_detector_of_either_half(tmp_path: Path, detector: int, name: str) -> 
 
 def test_the_header_is_that_of_file_and_ccd(tmp_path: Path) -> None:
     path = write_raw(tmp_path, 841_001, change_ccd={"RADESYS": "ICRS"})
-    for raw in (read_raw(path, 35), raw_detector(raw_image(str(path), 35), "there")):
+    for raw in (read_raw(path, 35), raw_detector(RawFormatter.read_detector(path, 35), "there")):
         assert (raw.header["EXPNUM"], raw.header["CCDNUM"], raw.header["ZD"]) == (841_001, 35, 32.5)
         assert raw.header["RADESYS"] == "ICRS"
         assert raw.header["time_recorded"].startswith("2019-04-02T01:30")
@@ -64,7 +64,7 @@ def test_the_header_is_that_of_file_and_ccd(tmp_path: Path) -> None:
 
 def test_what_the_butler_gives_is_the_same(tmp_path: Path) -> None:
     path = write_raw(tmp_path, 841_001)
-    direct, given = read_raw(path, 61), raw_detector(raw_image(str(path), 61), "there")
+    direct, given = read_raw(path, 61), raw_detector(RawFormatter.read_detector(path, 61), "there")
     np.testing.assert_array_equal(direct.pixels, given.pixels)
     assert direct.amplifiers == given.amplifiers
     assert dict(direct.header) == dict(given.header)
@@ -140,7 +140,7 @@ def test_pixels_of_a_cutout_are_refused_and_its_headers_are_whole() -> None:
     for number, ccd in detectors().items():
         with pytest.raises(BadInputError, match=r"sections do not fit the pixels: .* beyond 100 x 100"):
             read_raw(CUTOUT, number)
-        image = raw_image(str(CUTOUT), number)
+        image = RawFormatter.read_detector(CUTOUT, number)
         metadata = image.metadata
         assert (image.array.shape, image.array.dtype) == ((100, 100), np.uint16)
         assert (metadata["DETPOS"], metadata["EXPNUM"], metadata["ZD"]) == (ccd.name, 941_420, 12.75)
@@ -149,7 +149,7 @@ def test_pixels_of_a_cutout_are_refused_and_its_headers_are_whole() -> None:
 @needs(REAL_RAW)
 def test_sections_of_real_headers_agree_with_the_cameras_geometry() -> None:
     for number in detectors():
-        image = raw_image(str(CUTOUT), number)
+        image = RawFormatter.read_detector(CUTOUT, number)
         whole = type(image)(np.zeros((4146, 2160), np.uint16), metadata=dict(image.metadata))
         raw = raw_detector(whole, "real header")
         assert raw.shape == (4096, 2048)
@@ -167,7 +167,7 @@ def test_cards_are_read_as_astropy_reads_them() -> None:
     primary = fits.getheader(CUTOUT)
     for index in (1, 30, 62):
         theirs = fits.getheader(CUTOUT, index)
-        raw = raw_image(str(CUTOUT), theirs["CCDNUM"]).metadata
+        raw = RawFormatter.read_detector(CUTOUT, theirs["CCDNUM"]).metadata
         for header, shadowed in ((primary, theirs), (theirs, {})):
             for key in set(header) & set(raw) - set(shadowed):
                 assert raw[key] == header[key], key
@@ -182,7 +182,7 @@ def test_the_wcs_of_real_headers_is_read_as_expected() -> None:
     expected = documents[CUTOUT.name]["wcs"]
     assert len(expected) == 62
     for index, values in enumerate(expected, 1):
-        cards = dict(raw_image(str(CUTOUT), fits.getheader(CUTOUT, index)["CCDNUM"]).metadata)
+        cards = dict(RawFormatter.read_detector(CUTOUT, fits.getheader(CUTOUT, index)["CCDNUM"]).metadata)
         (center,) = WCS(fits.Header(wcs_cards(cards, "real"))).all_pix2world([[50, 50]], 0)
         vector = SkyCoord(*center, unit="deg").cartesian.xyz.value
         np.testing.assert_allclose(vector, [values[f"center_{axis}"] for axis in "xyz"], atol=2e-6)
@@ -194,7 +194,7 @@ def test_the_wcs_of_real_headers_counts_pixels_of_the_assembled_ccd() -> None:
     pointing = SkyCoord(84.20145, -21.204944, unit="deg").skyoffset_frame()
     found, nominal, south = [], [], []
     for number, ccd in detectors().items():
-        cards = dict(raw_image(str(CUTOUT), number).metadata)
+        cards = dict(RawFormatter.read_detector(CUTOUT, number).metadata)
         cards["CRPIX1"] += CUT[0]
         cards["CRPIX2"] += CUT[1]
         (center,) = WCS(fits.Header(wcs_cards(cards, "real"))).all_pix2world([[1023.5, 2047.5]], 0)
