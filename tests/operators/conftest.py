@@ -22,6 +22,24 @@ def _outside_the_task_runner() -> Iterator[None]:
     ExecutorSafeguard.test_mode = False
 
 
+@pytest.fixture(scope="session")
+def without_exposures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository that nothing was ingested into; tests that write take a copy."""
+    from tololo.hooks.bootstrap import BootstrapPlan, bootstrap
+
+    folder = tmp_path_factory.mktemp("empty") / "repository"
+    bootstrap(BootstrapPlan(str(folder)), ["create", "instrument", "chains"])
+    return folder
+
+
+@pytest.fixture
+def repository(without_exposures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `without_exposures`, which the connections lead to."""
+    folder = Path(shutil.copytree(without_exposures, tmp_path / "repository"))
+    connect(monkeypatch, folder, tmp_path)
+    return folder
+
+
 @dataclass(frozen=True)
 class Templated:
     """A repository with version 1 of a template, made of one visit, and what its tasks returned."""

@@ -9,26 +9,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from conftest import NIGHT, SPARE
 from operators.airflow_context import connect, context
-from tololo.hooks.bootstrap import BootstrapPlan, bootstrap
 from tololo.hooks.butler import ButlerHook
 from tololo.operators.ingest import IngestInstcalOperator
 from tololo.simulation.faults import spoil
 from tololo.simulation.plan import Fault
 from tololo.simulation.truth import Truth
-
-
-@pytest.fixture(scope="module")
-def empty_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty") / "repository"
-    bootstrap(BootstrapPlan(str(folder)), ["create", "instrument", "chains"])
-    return folder
-
-
-@pytest.fixture
-def repository(empty_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = Path(shutil.copytree(empty_repository, tmp_path / "repository"))
-    connect(monkeypatch, folder, tmp_path)
-    return folder
 
 
 @pytest.fixture

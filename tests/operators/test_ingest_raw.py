@@ -12,25 +12,10 @@ from operators.airflow_context import connect, context
 from reduction.raw_files import EVENING, NIGHT, write_raw
 from tololo.facility.bad_exposures import exclusions
 from tololo.facility.configuration import INCLUDE, facility
-from tololo.hooks.bootstrap import BootstrapPlan, bootstrap
 from tololo.hooks.butler import ButlerHook
 from tololo.operators.ingest import IngestRawOperator
 
 FLAT, BIAS, SCIENCE, LATE, NEXT = 841_001, 841_002, 841_003, 841_004, 841_005
-
-
-@pytest.fixture(scope="module")
-def empty_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty") / "repository"
-    bootstrap(BootstrapPlan(str(folder)), ["create", "instrument", "chains"])
-    return folder
-
-
-@pytest.fixture
-def repository(empty_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = Path(shutil.copytree(empty_repository, tmp_path / "repository"))
-    connect(monkeypatch, folder, tmp_path)
-    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from tololo.facility.calibrations import reasons_against
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.raw import RawDetector
-from tololo.reduction.master_bias import MasterBias, combine_bias
+from tololo.reduction.master import Master
+from tololo.reduction.master_bias import combine_bias
 
 from .master_raws import HEIGHT, SHAPE, WIDTH, Ccd
 
@@ -23,15 +24,15 @@ def ccd() -> Ccd:
 
 
 @pytest.fixture(scope="module")
-def master(ccd: Ccd) -> MasterBias:
+def master(ccd: Ccd) -> Master:
     return combine_bias(ccd.loads(1, 9))
 
 
-def rows_of(master: MasterBias) -> list[dict[str, Any]]:
+def rows_of(master: Master) -> list[dict[str, Any]]:
     return [dict(zip(master.metrics.colnames, row, strict=True)) for row in master.metrics]
 
 
-def test_it_is_the_truth_within_its_own_noise(ccd: Ccd, master: MasterBias) -> None:
+def test_it_is_the_truth_within_its_own_noise(ccd: Ccd, master: Master) -> None:
     good = master.planes.bits == 0
     assert good.mean() > 0.99
     pull = ((master.planes.image - ccd.bias) / np.sqrt(master.planes.variance))[good]
@@ -42,13 +43,13 @@ def test_it_is_the_truth_within_its_own_noise(ccd: Ccd, master: MasterBias) -> N
         assert 0.95 < pull_of(ccd, master, area) < 1.05
 
 
-def pull_of(ccd: Ccd, master: MasterBias, area: tuple[slice, ...]) -> float:
+def pull_of(ccd: Ccd, master: Master, area: tuple[slice, ...]) -> float:
     planes = master.planes
     pull = (planes.image - ccd.bias)[area] / np.sqrt(planes.variance[area])
     return float(pull[planes.bits[area] == 0].std())
 
 
-def test_cosmic_rays_are_clipped_and_said(ccd: Ccd, master: MasterBias) -> None:
+def test_cosmic_rays_are_clipped_and_said(ccd: Ccd, master: Master) -> None:
     clipped = (master.planes.bits & BIT["CLIPPED"]) != 0
     # Nine exposures with four rays of three pixels each; no more than a few by chance beside them.
     assert 9 * 4 * 3 * 0.9 < clipped.sum() < 9 * 4 * 3 + 300
@@ -56,7 +57,7 @@ def test_cosmic_rays_are_clipped_and_said(ccd: Ccd, master: MasterBias) -> None:
     assert left.max() < 8
 
 
-def test_metrics_are_the_truth(ccd: Ccd, master: MasterBias) -> None:
+def test_metrics_are_the_truth(ccd: Ccd, master: Master) -> None:
     for row in rows_of(master):
         name = str(row["amplifier"])
         noise = np.hypot(ccd.read_noise[name] / ccd.gain[name], 12**-0.5) * ccd.header_gain[name]
@@ -70,7 +71,7 @@ def test_metrics_are_the_truth(ccd: Ccd, master: MasterBias) -> None:
     assert [row["hot_columns"] for row in rows_of(master)] == [1, 0]
 
 
-def test_hot_columns_and_pixels_are_defects_and_nothing_else(ccd: Ccd, master: MasterBias) -> None:
+def test_hot_columns_and_pixels_are_defects_and_nothing_else(ccd: Ccd, master: Master) -> None:
     bad = (master.planes.bits & BIT["BAD"]) != 0
     expected = np.zeros(SHAPE, bool)
     expected[256:, 100] = True

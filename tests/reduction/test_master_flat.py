@@ -13,8 +13,9 @@ from tololo.reduction.flat_levels import load_flats, measure_levels, scale_flats
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.raw import RawDetector
 from tololo.reduction.isr import Crosstalk
+from tololo.reduction.master import Master
 from tololo.reduction.master_bias import combine_bias
-from tololo.reduction.master_flat import MasterFlat, combine_flat
+from tololo.reduction.master_flat import combine_flat
 from tololo.reduction.master_frames import Frames, Load
 
 from .master_raws import HEIGHT, SHAPE, WIDTH, Ccd
@@ -59,7 +60,7 @@ def scales() -> Table:
 
 
 @pytest.fixture(scope="module")
-def masters(scales: Table) -> dict[int, MasterFlat]:
+def masters(scales: Table) -> dict[int, Master]:
     return {
         number: combine_flat(loaded(CCDS[number], own), scales, NO_VARIANCE)
         for number, own in flats().items()
@@ -72,7 +73,7 @@ def truths() -> dict[int, Any]:
     return {number: ccd.truth / mean for number, ccd in CCDS.items()}
 
 
-def test_flats_are_the_truth_within_their_own_noise(masters: dict[int, MasterFlat]) -> None:
+def test_flats_are_the_truth_within_their_own_noise(masters: dict[int, Master]) -> None:
     for number, truth in truths().items():
         planes = masters[number].planes
         good = planes.bits == 0
@@ -83,14 +84,14 @@ def test_flats_are_the_truth_within_their_own_noise(masters: dict[int, MasterFla
         assert np.mean(planes.image[good] / truth[good]) == pytest.approx(1, abs=3e-4)
 
 
-def test_the_mean_over_the_focal_plane_is_one(masters: dict[int, MasterFlat], scales: Table) -> None:
+def test_the_mean_over_the_focal_plane_is_one(masters: dict[int, Master], scales: Table) -> None:
     means = [master.planes.image[master.planes.bits == 0].mean() for master in masters.values()]
     assert np.mean(means) == pytest.approx(1, abs=2e-3)
     assert means[0] / means[1] == pytest.approx(CCDS[25].truth.mean() / CCDS[26].truth.mean(), rel=1e-3)
     assert left_out(scales) == {}
 
 
-def test_gains_come_from_photon_transfer(masters: dict[int, MasterFlat]) -> None:
+def test_gains_come_from_photon_transfer(masters: dict[int, Master]) -> None:
     for number, master in masters.items():
         for row in rows_of(master):
             name = row["amplifier"]
@@ -108,11 +109,11 @@ def test_gains_come_from_photon_transfer(masters: dict[int, MasterFlat]) -> None
             assert reasons_against("flat", [row]) == []
 
 
-def rows_of(master: MasterFlat) -> list[dict[str, Any]]:
+def rows_of(master: Master) -> list[dict[str, Any]]:
     return [dict(zip(master.metrics.colnames, row, strict=True)) for row in master.metrics]
 
 
-def test_dark_pixels_are_defects_and_nothing_else(masters: dict[int, MasterFlat]) -> None:
+def test_dark_pixels_are_defects_and_nothing_else(masters: dict[int, Master]) -> None:
     bad = (masters[25].planes.bits & BIT["BAD"]) != 0
     assert sorted(map(tuple, np.argwhere(bad).tolist())) == sorted(DARK)
     assert not ((masters[26].planes.bits & BIT["BAD"]) != 0).any()

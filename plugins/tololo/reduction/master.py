@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from astropy import units as u
+from astropy.table import Table
 from lsst.images import Image, MaskedImage
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -23,6 +24,15 @@ SEGMENT = 256
 
 NEIGHBOURS = 15
 """Columns whose median a column is compared with."""
+
+
+@dataclass(frozen=True)
+class Master:
+    """A master, its metrics (one row for each amplifier) and what was left out, with the reason."""
+
+    planes: Planes
+    metrics: Table
+    refused: dict[int, str]
 
 
 @dataclass(frozen=True)

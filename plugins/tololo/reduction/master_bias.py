@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +16,7 @@ from tololo.reduction.formats.raw import RawAmplifier
 from tololo.reduction.isr import correct
 from tololo.reduction.kernels.blocks import pair_noise
 from tololo.reduction.master import (
+    Master,
     NoiseRows,
     combine_frames,
     local_level,
@@ -46,15 +46,6 @@ ODD_NOISE = 1.25
 """Factor by which its noise may differ."""
 
 
-@dataclass(frozen=True)
-class MasterBias:
-    """The master, ADU, its metrics (one row for each amplifier) and what was left out, with the reason."""
-
-    planes: Planes
-    metrics: Table
-    refused: dict[int, str]
-
-
 def combine_bias(
     loads: Iterable[tuple[int, Load]],
     *,
@@ -62,7 +53,7 @@ def combine_bias(
     min_inputs: int = 3,
     hot_pixel: float = 10.0,
     hot_column: float = 3.0,
-) -> MasterBias:
+) -> Master:
     """Combine the biases of a detector.
 
     Parameters
@@ -78,7 +69,7 @@ def combine_bias(
 
     Returns
     -------
-    master : `MasterBias`
+    master : `Master`
         The variance is that of the mean: the noise measured between successive inputs, over the number used.
 
     Raises
@@ -110,7 +101,7 @@ def combine_bias(
         common | _metrics(amplifier, found, used, planes, scatter, columns, sigma)
         for amplifier in found.amplifiers
     ]
-    return MasterBias(planes, Table(rows=rows), found.refused)
+    return Master(planes, Table(rows=rows), found.refused)
 
 
 def _odd(frames: Sequence[Frame], living: Sequence[RawAmplifier]) -> dict[int, str]:

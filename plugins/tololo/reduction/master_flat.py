@@ -16,7 +16,7 @@ from tololo.reduction.formats.images import Planes
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.raw import RawAmplifier
 from tololo.reduction.kernels.blocks import pair_noise
-from tololo.reduction.master import NoiseRows, combine_frames, local_level, master_planes, odd_columns
+from tololo.reduction.master import Master, NoiseRows, combine_frames, local_level, master_planes, odd_columns
 from tololo.reduction.master_frames import BLOCK, Frame, Frames, Plane, provenance, shape_residuals
 
 ODD_SHAPE = 0.02
@@ -24,15 +24,6 @@ ODD_SHAPE = 0.02
 
 DARK = 0.2
 """Of the amplifier's response: what is below is dead, however large the patch."""
-
-
-@dataclass(frozen=True)
-class MasterFlat:
-    """The master, its metrics (one row for each amplifier) and what was left out, with the reason."""
-
-    planes: Planes
-    metrics: Table
-    refused: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ def combine_flat(
     min_inputs: int = 3,
     low_pixel: float = 0.5,
     low_column: float = 0.1,
-) -> MasterFlat:
+) -> Master:
     """Combine the flats of a detector.
 
     Parameters
@@ -75,7 +66,7 @@ def combine_flat(
 
     Returns
     -------
-    master : `MasterFlat`
+    master : `Master`
         Electrons (by the headers' gains) over what a detector of mean response would have got. The variance
         is that of the mean, with the photon noise that these flats themselves show.
 
@@ -129,7 +120,7 @@ def combine_flat(
     rows = [
         common_columns | _metrics(a, found, planes, scatter, transfer.get(a.name)) for a in found.amplifiers
     ]
-    return MasterFlat(planes, Table(rows=rows), found.refused)
+    return Master(planes, Table(rows=rows), found.refused)
 
 
 def _odd(frames: Sequence[Frame], living: Sequence[RawAmplifier]) -> dict[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from astropy.io import fits
 
@@ -137,6 +138,23 @@ class Observation:
     def airmass(self) -> float:
         """Secant of the zenith distance at the start."""
         return 1 / math.cos(math.radians(self.horizon()[0]))
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What the truth table says of the exposure, whatever its files are."""
+        return {
+            "visit": self.visit,
+            "night": self.planned.night,
+            "band": self.planned.band,
+            "science": self.planned.science,
+            "mjd_utc": self.mjd,
+            "exptime": self.planned.exptime,
+            "fwhm": self.fwhm,
+            "zero_point": self.zero_point,
+            "transparency": self.transparency,
+            "sky": self.sky,
+            "airmass": self.airmass,
+        }
 
     def name(self, product: str) -> str:
         """File name of a product (``ooi``, ``oow`` or ``ood``), as the archive gives it."""

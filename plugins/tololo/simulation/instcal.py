@@ -93,7 +93,8 @@ def _write(folder: Path, plan: Plan, seed: int) -> Truth:
         rows += _detector(folder, plan, chip, observations, mine[0], mine[1], variable, own)
     (folder / REFERENCE).parent.mkdir()
     reference_catalogue(stars, plan.reference_limit, random).write(folder / REFERENCE)
-    truth = Truth(folder, stars, galaxies, Table(rows) if rows else Table(), _exposure_table(observations))
+    exposures = Table([seen.row | {"image": seen.name("ooi")} for seen in observations])
+    truth = Truth(folder, stars, galaxies, Table(rows) if rows else Table(), exposures)
     truth.write()
     return truth
 
@@ -192,25 +193,3 @@ def _append(folder: Path, view: View, chip: Ccd, frame: Frame) -> None:
         )
         with fits.open(folder / "exposures" / view.seen.name(product), mode="append") as hdus:
             hdus.append(hdu)
-
-
-def _exposure_table(observations: list[Observation]) -> Table:
-    return Table(
-        [
-            {
-                "visit": seen.visit,
-                "night": seen.planned.night,
-                "band": seen.planned.band,
-                "science": seen.planned.science,
-                "mjd_utc": seen.mjd,
-                "exptime": seen.planned.exptime,
-                "fwhm": seen.fwhm,
-                "zero_point": seen.zero_point,
-                "transparency": seen.transparency,
-                "sky": seen.sky,
-                "airmass": seen.airmass,
-                "image": seen.name("ooi"),
-            }
-            for seen in observations
-        ]
-    )

@@ -168,21 +168,11 @@ def _join(folder: Path, plan: RawPlan, exposure: RawExposure) -> None:
 def _exposure_table(plan: RawPlan, science: list[RawExposure]) -> Table:
     return Table(
         [
-            {
-                "visit": seen.visit,
-                "night": seen.planned.night,
-                "band": seen.planned.band,
-                "science": seen.planned.science,
-                "mjd_utc": seen.mjd,
-                "exptime": seen.planned.exptime,
-                "fwhm": seen.fwhm,
-                "zero_point": seen.zero_point,
-                "transparency": seen.transparency,
-                "sky": seen.sky,
-                "airmass": seen.airmass,
+            exposure.seen.row
+            | {
                 "image": exposure.name,
-                "ra": seen.ra,
-                "dec": seen.dec,
+                "ra": exposure.seen.ra,
+                "dec": exposure.seen.dec,
                 "header_ra": exposure.header_ra,
                 "header_dec": exposure.header_dec,
                 "turn": exposure.turn,
@@ -195,7 +185,6 @@ def _exposure_table(plan: RawPlan, science: list[RawExposure]) -> Table:
                 "fault": _fault_name(exposure),
             }
             for exposure in science
-            for seen in [exposure.seen]
         ]
     )
 

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from tololo.reduction.kernels.compiled import compiled, compiled_fast
 from tololo.reduction.kernels.detection import PSF_MODEL_ERROR, apart_from, find_peaks, matched_filter
 from tololo.reduction.kernels.interpolation import HALF_WIDTH, sinc_weights
-from tololo.reduction.kernels.photometry import PHOTOMETRY_DTYPE, correct_blends
+from tololo.reduction.kernels.photometry import PHOTOMETRY_DTYPE, correct_blends, fwhm_at
 from tololo.reduction.kernels.planes import Float32Image, check_planes
 from tololo.reduction.kernels.psf import PixelPsf, kernel_into
 from tololo.reduction.kernels.starfit import (
@@ -151,28 +151,13 @@ class _Field:
             )
             x_err, y_err, flux_err, chi2, good, extended, extended_err, width = values
             stars[n] = x, y, x_err, y_err, flux, flux_err, chi2, good, extended, extended_err, width, 0
-        stars["fwhm"] *= widths(self.psf, self.noise.shape, self.x, self.y)
+        stars["fwhm"] *= fwhm_at(self.psf, self.noise.shape, self.x, self.y, points=3)
         correct_blends(stars, self.flags, self.noise, self.masked, self.psf, 3)
         failed = (self.flags & FAILED) > 0
         for name in ("flux", "flux_err", "x_err", "y_err", "chi2"):
             stars[name][failed] = np.nan
         stars["flags"] = self.flags
         return stars
-
-
-def widths(
-    psf: PixelPsf, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the PSF's FWHM at many positions: the parabola through 3 x 3 points."""
-    u, v = (grid.ravel() for grid in np.meshgrid((-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0)))
-    half_width, half_height = shape[1] / 2, shape[0] / 2
-    samples = [psf.fwhm((1 + a) * half_width, (1 + b) * half_height) for a, b in zip(u, v, strict=True)]
-
-    def terms(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack([np.ones(a.size), a, b, a * a, a * b, b * b])
-
-    solution, *_ = np.linalg.lstsq(terms(u, v), np.array(samples), rcond=None)
-    return np.asarray(terms(x / half_width - 1, y / half_height - 1) @ solution)
 
 
 @compiled

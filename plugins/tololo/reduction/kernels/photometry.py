@@ -140,12 +140,13 @@ def psf_photometry(
 
 
 def fwhm_at(
-    psf: PixelPsf, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64]
+    psf: PixelPsf, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64], points: int = 5
 ) -> NDArray[np.float64]:
-    """Return the PSF's FWHM at many positions: a parabola in x and y through 5 x 5 points."""
+    """Return the PSF's FWHM at many positions: a parabola in x and y through so many points on each axis."""
     if psf.order == 0:
         return np.full(x.size, psf.fwhm(0, 0))
-    u, v = (grid.ravel() for grid in np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)))
+    axis = np.linspace(-1, 1, points)
+    u, v = (grid.ravel() for grid in np.meshgrid(axis, axis))
     half_width, half_height = shape[1] / 2, shape[0] / 2
     samples = [psf.fwhm((1 + a) * half_width, (1 + b) * half_height) for a, b in zip(u, v, strict=True)]
 

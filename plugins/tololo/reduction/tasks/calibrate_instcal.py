@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import lsst.pipe.base as pipe_base
-import numpy as np
 from astro_metadata_translator import ObservationInfo
-from astropy.table import Table
 from lsst.pipe.base import connectionTypes as ct
 
 from tololo.reduction.calibrate import calibrate
-from tololo.reduction.formats.images import VisitContext, header_cards, visit_image
+from tololo.reduction.formats.images import header_cards
 from tololo.reduction.formats.instcal import instcal_pixels
-from tololo.reduction.formats.obs_info import begin_mjd_tai, night_of
-from tololo.reduction.ids import source_ids
+from tololo.reduction.formats.obs_info import begin_mjd_tai
 from tololo.reduction.references import references_on
-from tololo.reduction.tasks.calibrated_detector import CalibratedDetectorConnections
+from tololo.reduction.tasks.calibrated_detector import CalibratedDetectorConnections, put_calibrated
 
 CARDS = ("EXPNUM", "CCDNUM", "DETPOS", "FILTER", "OBJECT", "PROPID", "PLVER", "MAGZERO", "DATE-OBS")
 """Cards of the archive's header that go along with the image."""
@@ -79,23 +76,4 @@ class CalibrateInstcalTask(pipe_base.PipelineTask):
             result.summary["shift_x"],
             result.summary["shift_y"],
         )
-        context = VisitContext.from_wcs(result.wcs, pixels.image.shape, detector, band, info)
-        metadata = header_cards(CARDS, pixels.header) | {
-            "SHIFT_X": result.summary["shift_x"],
-            "SHIFT_Y": result.summary["shift_y"],
-            "ZPERR": result.zero_point.error,
-        }
-        image = visit_image(result.planes, result.psf, context, result.stats, result.njy_per_adu, metadata)
-        butlerQC.put(image, outputRefs.calibrated)
-        ids = {
-            "sourceId": source_ids(visit, detector, len(result.stars)),
-            "visit": np.full(len(result.stars), visit, np.int64),
-            "detector": np.full(len(result.stars), detector, np.int16),
-            "band": np.full(len(result.stars), band),
-        }
-        butlerQC.put(
-            Table({**ids, **{name: result.stars[name] for name in result.stars.colnames}}), outputRefs.stars
-        )
-        row = {"visit": visit, "detector": detector, "band": band, "day_obs": night_of(info)}
-        row |= {"mjd_tai": context.midpoint_mjd_tai, "exposure_time": result.stats.expTime, **result.summary}
-        butlerQC.put(Table({name: [value] for name, value in row.items()}), outputRefs.summary)
+        put_calibrated(butlerQC, outputRefs, result, info, header_cards(CARDS, pixels.header))

@@ -6,20 +6,17 @@ from typing import Any
 
 import lsst.pex.config as pex_config
 import lsst.pipe.base as pipe_base
-import numpy as np
 from astro_metadata_translator import ObservationInfo
-from astropy.table import Table
 from lsst.pipe.base import connectionTypes as ct
 
 from tololo.reduction.calibrate_raw import MARGIN, calibrate_raw
-from tololo.reduction.formats.images import VisitContext, header_cards, planes_of, visit_image
+from tololo.reduction.formats.images import header_cards, planes_of
 from tololo.reduction.formats.masks import BIT
-from tololo.reduction.formats.obs_info import begin_mjd_tai, night_of
+from tololo.reduction.formats.obs_info import begin_mjd_tai
 from tololo.reduction.formats.raw import raw_detector
-from tololo.reduction.ids import source_ids
 from tololo.reduction.isr import Crosstalk, correct
 from tololo.reduction.references import references_on
-from tololo.reduction.tasks.calibrated_detector import CalibratedDetectorConnections
+from tololo.reduction.tasks.calibrated_detector import CalibratedDetectorConnections, put_calibrated
 
 CARDS = ("EXPNUM", "CCDNUM", "DETPOS", "FILTER", "OBJECT", "PROPID", "DATE-OBS")
 """Cards of the raw's header that go along with the image."""
@@ -118,29 +115,6 @@ class CalibrateVisitTask(pipe_base.PipelineTask):
             summary["n_astrometric"],
             f", doubtful: {summary['flags']}" if summary["flags"] else "",
         )
-        context = VisitContext.from_wcs(result.wcs, raw.shape, detector, band, info)
-        metadata = header_cards(CARDS, raw.header) | {
-            "SHIFT_X": summary["shift_x"],
-            "SHIFT_Y": summary["shift_y"],
-            "ZPERR": summary["zero_point_error"],
-            "BIASRUN": inputRefs.bias.run,
-            "FLATRUN": inputRefs.flat.run,
-        }
-        butlerQC.put(
-            visit_image(result.planes, result.psf, context, result.stats, result.njy_per_adu, metadata),
-            outputRefs.calibrated,
-        )
-        number = len(result.stars)
-        ids = {
-            "sourceId": source_ids(visit, detector, number),
-            "visit": np.full(number, visit, np.int64),
-            "detector": np.full(number, detector, np.int16),
-            "band": np.full(number, band),
-        }
-        butlerQC.put(
-            Table({**ids, **{name: result.stars[name] for name in result.stars.colnames}}), outputRefs.stars
-        )
-        row = {"visit": visit, "detector": detector, "band": band, "day_obs": night_of(info)}
-        row |= {"mjd_tai": context.midpoint_mjd_tai, "exposure_time": result.stats.expTime, **summary}
-        row |= {"bias_run": inputRefs.bias.run, "flat_run": inputRefs.flat.run}
-        butlerQC.put(Table({name: [value] for name, value in row.items()}), outputRefs.summary)
+        runs = {"bias_run": inputRefs.bias.run, "flat_run": inputRefs.flat.run}
+        cards = header_cards(CARDS, raw.header) | {"BIASRUN": runs["bias_run"], "FLATRUN": runs["flat_run"]}
+        put_calibrated(butlerQC, outputRefs, result, info, cards, runs)
