@@ -16,6 +16,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from lsst.images import ObservationSummaryStats
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.astrometry import Solution
@@ -241,7 +242,7 @@ def assemble(
     fwhm = psf.gaussian_fwhm(x, y)
     pixel_scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix)))) * 3600
     apertures = aperture_photometry(
-        data, planes.variance, planes.bad, stars["x"], stars["y"], [APERTURE_FWHM * fwhm]
+        data, planes.variance, measured.bad, stars["x"], stars["y"], [APERTURE_FWHM * fwhm]
     )
     ra, dec = wcs.all_pix2world(stars["x"], stars["y"], 0)
     own, ref = solution.own, solution.reference
@@ -253,8 +254,10 @@ def assemble(
     )
     used = measured.psf_stars[measured.psf_stars["used"]]
     is_psf_star = np.zeros(len(stars), bool)
-    for star in used:
-        is_psf_star[np.argmin(np.hypot(stars["x"] - star["x"], stars["y"] - star["y"]))] = True
+    _, nearest = cKDTree(np.column_stack([stars["x"], stars["y"]])).query(
+        np.column_stack([used["x"], used["y"]])
+    )
+    is_psf_star[nearest] = True
     table = Table(
         {
             "x": stars["x"],
@@ -324,8 +327,8 @@ def assemble(
         **solution.report,
     }
     calibrated = Planes(
-        (data * scale).astype(np.float32),
-        (planes.variance * np.float32(scale**2)).astype(np.float32),
+        data * np.float32(scale),
+        planes.variance * np.float32(scale**2),
         planes.bits,
     )
     return CalibratedDetector(calibrated, psf, wcs, table, zero, scale, stats, summary)

@@ -174,7 +174,7 @@ def _correct_apertures(result: CalibratedDetector, measured: Measured) -> tuple[
     """
     stars, table, planes = measured.stars, result.stars, measured.planes
     fwhm = result.summary["fwhm_pixels"]
-    images = measured.data, planes.variance, planes.bad
+    images = measured.data, planes.variance, measured.bad
     size = np.where(np.isfinite(stars["fwhm"]), stars["fwhm"], fwhm)
     sigma = np.clip(size, 0.8 * fwhm, 5 * fwhm) / SIGMA_TO_FWHM
     kron = kron_photometry(*images, stars["x"], stars["y"], sigma, smallest=APERTURE_FWHM * fwhm)
@@ -213,7 +213,7 @@ def _all_light(
     """
     stars, planes = measured.stars[rows], measured.planes
     left = measured.data if measured.residual is None else measured.residual
-    sums = aperture_photometry(left, planes.variance, planes.bad, stars["x"], stars["y"], [radius])[:, 0]
+    sums = aperture_photometry(left, planes.variance, measured.bad, stars["x"], stars["y"], [radius])[:, 0]
     fitted = 0.0 if measured.residual is None else stars["flux"]
     return np.where(sums["masked_fraction"] < 1e-3, fitted + sums["flux"], np.nan), sums["flux_err"]
 

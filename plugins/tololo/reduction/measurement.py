@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tololo.reduction.formats.images import Planes
-from tololo.reduction.kernels.background import estimate_background
+from tololo.reduction.kernels.background import estimate_level
 from tololo.reduction.kernels.detection import detect_sources
 from tololo.reduction.kernels.field_fit import fit_field
 from tololo.reduction.kernels.photometry import psf_photometry
@@ -42,6 +42,8 @@ class FirstLook:
     ----------
     planes : `Planes`
         The pixels, counts with the sky in them.
+    bad : `numpy.ndarray`, (ny, nx), bool
+        Pixels that are not to be measured.
     data : `numpy.ndarray`, (ny, nx), float32
         The image less its sky.
     found : structured `numpy.ndarray`
@@ -49,6 +51,7 @@ class FirstLook:
     """
 
     planes: Planes
+    bad: NDArray[np.bool_]
     data: NDArray[np.float32]
     found: NDArray[np.void]
 
@@ -61,6 +64,8 @@ class Measured:
     ----------
     planes : `Planes`
         The pixels, counts with the sky in them.
+    bad : `numpy.ndarray`, (ny, nx), bool
+        Pixels that are not to be measured.
     data : `numpy.ndarray`, (ny, nx), float32
         The image less its sky.
     psf : `PixelPsf`
@@ -71,6 +76,7 @@ class Measured:
     """
 
     planes: Planes
+    bad: NDArray[np.bool_]
     data: NDArray[np.float32]
     psf: PixelPsf
     psf_stars: NDArray[np.void]
@@ -91,7 +97,7 @@ class Measured:
     @property
     def noise(self) -> float:
         """Standard deviation of a pixel of the sky, counts."""
-        good = ~self.planes.bad[self.sample]
+        good = ~self.bad[self.sample]
         return float(np.sqrt(np.median(self.planes.variance[self.sample][good])))
 
 
@@ -122,10 +128,9 @@ def first_look(planes: Planes, fwhm: float | None = None, *, deblend: bool = Tru
         There are not enough good pixels.
     """
     bad = planes.bad
-    level, _ = estimate_background(planes.image, bad)
-    data = (planes.image - level).astype(np.float32)
+    data = np.subtract(planes.image, estimate_level(planes.image, bad), dtype=np.float32)
     guess = first_psf(fwhm or seeing(data, planes.variance, bad))
-    return FirstLook(planes, data, detect_sources(data, planes.variance, bad, guess, deblend=deblend))
+    return FirstLook(planes, bad, data, detect_sources(data, planes.variance, bad, guess, deblend=deblend))
 
 
 def measure(look: FirstLook, known: NDArray[np.bool_] | None) -> Measured:
@@ -142,11 +147,11 @@ def measure(look: FirstLook, known: NDArray[np.bool_] | None) -> Measured:
     NothingToDoError
         No source can serve as a PSF star.
     """
-    data, variance, bad, found = look.data, look.planes.variance, look.planes.bad, look.found
+    data, variance, bad, found = look.data, look.planes.variance, look.bad, look.found
     psf, psf_stars = fit_psf(data, variance, bad, found["x"], found["y"], found["flux"], point_like=known)
     found = detect_sources(data, variance, bad, psf)
     stars = psf_photometry(data, variance, bad, psf, found["x"], found["y"])
-    return Measured(look.planes, data, psf, psf_stars, _with_flux(stars))
+    return Measured(look.planes, bad, data, psf, psf_stars, _with_flux(stars))
 
 
 def measure_at_once(look: FirstLook, clear: NDArray[np.bool_], known: NDArray[np.bool_]) -> Measured:
@@ -167,10 +172,10 @@ def measure_at_once(look: FirstLook, clear: NDArray[np.bool_], known: NDArray[np
     NothingToDoError
         No source can serve as a PSF star.
     """
-    data, variance, bad, found = look.data, look.planes.variance, look.planes.bad, look.found[clear]
+    data, variance, bad, found = look.data, look.planes.variance, look.bad, look.found[clear]
     psf, psf_stars = fit_psf(data, variance, bad, found["x"], found["y"], found["flux"], point_like=known)
     stars, residual = fit_field(data, variance, bad, psf, look.found)
-    return Measured(look.planes, data, psf, psf_stars, _with_flux(stars), residual)
+    return Measured(look.planes, bad, data, psf, psf_stars, _with_flux(stars), residual)
 
 
 def _with_flux(stars: NDArray[np.void]) -> NDArray[np.void]:
@@ -195,9 +200,9 @@ def seeing_among_cosmic_rays(planes: Planes) -> float:
     middle = np.s_[max(0, (ny - MIDDLE) // 2) :, max(0, (nx - MIDDLE) // 2) :]
     widths = np.empty(0)
     for piece in (tuple(slice(s.start, s.start + MIDDLE) for s in middle), np.s_[:, :]):
-        image, variance, bad = planes.image[piece], planes.variance[piece], planes.bad[piece]
-        level, _ = estimate_background(image, bad)
-        data, noise, masked = check_planes(image - level, variance, bad)
+        part = Planes(planes.image[piece], planes.variance[piece], planes.bits[piece])
+        bad = part.bad
+        data, noise, masked = check_planes(part.image - estimate_level(part.image, bad), part.variance, bad)
         found = detect_sources(data, noise, masked, first_psf(), threshold=20.0, deblend=False)[:500]
         shapes = np.full((len(found), 6), np.nan)
         measure_shapes(data, noise, masked, found["x"].copy(), found["y"].copy(), SHAPE_HALF_WIDTH, shapes)

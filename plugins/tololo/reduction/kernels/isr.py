@@ -162,7 +162,7 @@ def correct_amplifier(
     levels: NDArray[np.float32],
     other_corner: tuple[int, int],
     other_levels: NDArray[np.float32],
-    crosstalk: float,
+    share: tuple[float, float, float, float, float],
     gain: float,
     read_noise: float,
     saturation: float,
@@ -190,8 +190,9 @@ def correct_amplifier(
     other_corner
         First (y, x) of the other amplifier's data. The two are read at the same time from opposite sides, so
         that a pixel's crosstalk comes from its mirror image.
-    crosstalk
-        Part of the other's signal that arrives here; 0 for none.
+    share
+        What of the other's signal arrives here, ADU: a part of it, an onset, and beyond that three
+        coefficients of a polynomial of the excess.
     gain, read_noise, saturation
         e-/ADU, e-, ADU.
     bias, bias_variance, flat, defects
@@ -214,8 +215,8 @@ def correct_amplifier(
         other = pixels[other_corner[0] + y, other_corner[1] : other_corner[1] + width]
         light, noise, flags = image[row, x0:x1], variance[row, x0:x1], bits[row, x0:x1]
         n_saturated += _open_row(source, levels[y], saturation, saturated_bit, line, flags)
-        if crosstalk != 0.0:
-            _subtract_crosstalk(other, other_levels[y], crosstalk, line)
+        if share[0] != 0.0:
+            _subtract_crosstalk(other, other_levels[y], share, line)
         if bias.shape[0] > 0:
             _subtract_bias(bias[row, x0:x1], bad_bit, line, flags)
         _to_electrons(line, gain, read, light, noise)
@@ -250,12 +251,102 @@ def _open_row(
 
 @compiled
 def _subtract_crosstalk(
-    other: NDArray[np.uint16], level: float, fraction: float, line: NDArray[np.float32]
+    other: NDArray[np.uint16],
+    level: float,
+    share: tuple[float, float, float, float, float],
+    line: NDArray[np.float32],
 ) -> None:
     """Subtract what comes from the mirrored pixels of the other amplifier."""
-    share, offset, last = np.float32(fraction), np.float32(level), line.size - 1
+    part, offset, last = np.float32(share[0]), np.float32(level), line.size - 1
     for x in range(line.size):
-        line[x] -= share * (np.float32(other[np.uintp(last - x)]) - offset)
+        line[x] -= part * (np.float32(other[np.uintp(last - x)]) - offset)
+    if not _brightest(other) - level > share[1]:
+        return
+    for x in range(line.size):
+        signal = np.float32(other[np.uintp(last - x)]) - offset
+        if signal > share[1]:
+            line[x] += np.float32(part * signal - leaked(float(signal), share))
+
+
+@compiled
+def leaked(signal: float, share: tuple[float, float, float, float, float]) -> float:
+    """Return what arrives of a signal, ADU; see `correct_amplifier`."""
+    excess = signal - share[1]
+    if not excess > 0.0:
+        return share[0] * signal
+    return share[0] * share[1] + excess * (share[2] + excess * (share[3] + excess * share[4]))
+
+
+@compiled
+def _brightest(line: NDArray[np.uint16]) -> int:
+    most = np.uint16(0)
+    for x in range(line.size):
+        most = max(most, line[x])
+    return int(most)
+
+
+@compiled
+def subtract_ghosts(
+    pixels: NDArray[np.uint16],
+    corner: tuple[int, int],
+    shape: tuple[int, int],
+    levels: NDArray[np.float32],
+    mirrored: bool,
+    share: tuple[float, float, float, float, float],
+    least: float,
+    gain: float,
+    read_noise: float,
+    flat: NDArray[np.float32],
+    target: tuple[int, int],
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32],
+) -> int:
+    """Subtract from one amplifier what it gets of an amplifier of another CCD; return from how many pixels.
+
+    Parameters
+    ----------
+    pixels
+        The whole raw array of the other CCD, ADU.
+    corner, shape
+        First (y, x) of the source's data in it, and their size, which is that of the victim's.
+    levels
+        Overscan level per row of the source, ADU.
+    mirrored
+        Whether the two are read from opposite sides.
+    share
+        See `correct_amplifier`.
+    least
+        ADU; what arrives of a pixel that is less is left where it is.
+    gain, read_noise
+        Of the victim, e-/ADU and e-.
+    flat
+        By which the victim has been divided; an array without rows means none.
+    target
+        First (y, x) of the victim on its assembled CCD.
+    image, variance
+        Of that CCD, e- and e-², changed in place.
+    """
+    height, width = shape
+    lowest = LOWEST_VARIANCE * read_noise * read_noise
+    faintest = min(least / abs(share[0]), share[1])
+    number = 0
+    for y in range(height):
+        line = pixels[corner[0] + y, corner[1] : corner[1] + width]
+        if _brightest(line) - levels[y] < faintest:
+            continue
+        for x in range(width):
+            ghost = leaked(float(line[x]) - levels[y], share)
+            if abs(ghost) < least:
+                continue
+            row, column = target[0] + y, target[1] + (width - 1 - x if mirrored else x)
+            factor = 1.0
+            if flat.shape[0] > 0 and MIN_FLAT < flat[row, column] < np.inf:
+                factor = 1.0 / flat[row, column]
+            image[row, column] -= gain * ghost * factor
+            left = variance[row, column] - gain * ghost * factor * factor
+            variance[row, column] = max(left, lowest * factor * factor)
+            number += 1
+    return number
 
 
 @compiled

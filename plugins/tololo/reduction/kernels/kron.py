@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import sep
 from numpy.typing import NDArray
 
+from tololo.reduction.kernels.apertures import first_moments
 from tololo.reduction.kernels.photometry import aperture_photometry
 from tololo.reduction.kernels.planes import check_planes
 
@@ -45,16 +45,16 @@ def kron_photometry(
         flux, flux_err (image's unit; neighbours in the circle are counted along), radius (pixels),
         masked_fraction.
     """
-    data, _, masked = check_planes(image, variance, bad)
+    data, noise, masked = check_planes(image, variance, bad)
     px, py = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     size = np.asarray(sigma, dtype=np.float64)
     sums = np.zeros(px.size, dtype=[(n, "f8") for n in ("flux", "flux_err", "radius", "masked_fraction")])
     if not px.size:
         return sums
-    moment, _ = sep.kron_radius(data, px, py, size, size, np.zeros_like(size), REACH, mask=masked)
-    extent = np.where(np.isfinite(moment), moment, 0.0) * size
+    extent = np.empty(px.size)
+    first_moments(data, masked, px, py, REACH * size, extent)
     sums["radius"] = np.clip(FACTOR * extent, smallest, max(smallest, 1.0) + REACH * size)
-    found = aperture_photometry(image, variance, bad, px, py, sums["radius"][None])[:, 0]
+    found = aperture_photometry(data, noise, masked, px, py, sums["radius"][None])[:, 0]
     for name in ("flux", "flux_err", "masked_fraction"):
         sums[name] = found[name]
     return sums

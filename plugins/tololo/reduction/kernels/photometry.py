@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import sep
 from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.reduction.kernels.apertures import circle_sums
 from tololo.reduction.kernels.planes import Float32Image, check_planes
 from tololo.reduction.kernels.psf import PixelPsf
-from tololo.reduction.kernels.starfit import (
-    BLENDED,
-    EDGE,
-    FAILED,
-    MASKED,
-    NOT_CENTRED,
-    blend_covariance,
-    fit_stars,
-    measure_star,
-)
+from tololo.reduction.kernels.star_field import PHOTOMETRY_DTYPE, StarField
+from tololo.reduction.kernels.starfit import BLENDED, EDGE, FAILED, MASKED, NOT_CENTRED
+
+__all__ = [
+    "FLAG_NAMES",
+    "PHOTOMETRY_DTYPE",
+    "aperture_correction",
+    "aperture_photometry",
+    "brightest_first",
+    "forced_psf_photometry",
+    "psf_photometry",
+]
 
 FLAG_NAMES = {
     EDGE: "edge",
@@ -29,14 +31,6 @@ FLAG_NAMES = {
     NOT_CENTRED: "not centred",
     BLENDED: "blended",
 }
-
-PHOTOMETRY_DTYPE = np.dtype(
-    [
-        *((name, "f8") for name in ("x", "y", "x_err", "y_err", "flux", "flux_err")),
-        *((name, "f8") for name in ("chi2", "good_fraction", "extendedness", "extendedness_err", "fwhm")),
-        ("flags", "i4"),
-    ]
-)
 
 
 def psf_photometry(
@@ -48,7 +42,6 @@ def psf_photometry(
     y: NDArray[np.floating],
     *,
     fit_position: bool = True,
-    iterations: int = 15,
 ) -> NDArray[np.void]:
     """Fit the PSF to stars, neighbours together.
 
@@ -65,8 +58,6 @@ def psf_photometry(
         Positions in pixels to start from, within about half the FWHM.
     fit_position : `bool`
         Fit the positions as well as the fluxes; a star fainter than 2 sigma stays where it is.
-    iterations : `int`
-        Rounds over all stars.
 
     Returns
     -------
@@ -87,74 +78,10 @@ def psf_photometry(
     px, py = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
     if px.ndim != 1 or px.shape != py.shape or not (np.isfinite(px).all() and np.isfinite(py).all()):
         raise BadInputError("Positions for photometry are not two lists of finite numbers of one length")
-    flux, flags = np.zeros(px.size), np.zeros(px.size, dtype=np.int32)
-    coefficients, frame = psf.coefficients, psf.frame
-    residual = data.astype(np.float64)
-    order = brightest_first(data, px, py)
-    # Half as many rounds again settle the fluxes once the positions stand still.
-    rounds = iterations if fit_position else 0
-    fit_stars(
-        residual,
-        noise,
-        masked,
-        coefficients,
-        frame,
-        px,
-        py,
-        flux,
-        order,
-        rounds,
-        rounds + iterations // 2 + 2,
-        flags,
-    )
-    stars = np.zeros(px.size, dtype=PHOTOMETRY_DTYPE)
-    stars["x"], stars["y"], stars["flux"] = px, py, flux
-    measured = np.full(8, np.nan)
-    for n in range(px.size):
-        own = measure_star(residual, noise, masked, coefficients, frame, px[n], py[n], flux[n], measured)
-        flags[n] |= own
-        x_err, y_err, flux_err, chi2, good, extended, extended_err, width = measured
-        stars[n] = (
-            px[n],
-            py[n],
-            x_err,
-            y_err,
-            flux[n],
-            flux_err,
-            chi2,
-            good,
-            extended,
-            extended_err,
-            width,
-            0,
-        )
-    stars["fwhm"] *= fwhm_at(psf, data.shape, px, py)
-    correct_blends(stars, flags, noise, masked, psf, 3 if fit_position else 1)
-    failed = (flags & FAILED) > 0
-    for name in ("flux", "flux_err", "x_err", "y_err", "chi2"):
-        stars[name][failed] = np.nan
-    if not fit_position:
-        stars["x_err"] = stars["y_err"] = np.nan
-    stars["flags"] = flags
-    return stars
-
-
-def fwhm_at(
-    psf: PixelPsf, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64], points: int = 5
-) -> NDArray[np.float64]:
-    """Return the PSF's FWHM at many positions: a parabola in x and y through so many points on each axis."""
-    if psf.order == 0:
-        return np.full(x.size, psf.fwhm(0, 0))
-    axis = np.linspace(-1, 1, points)
-    u, v = (grid.ravel() for grid in np.meshgrid(axis, axis))
-    half_width, half_height = shape[1] / 2, shape[0] / 2
-    samples = [psf.fwhm((1 + a) * half_width, (1 + b) * half_height) for a, b in zip(u, v, strict=True)]
-
-    def terms(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack([np.ones(a.size), a, b, a * a, a * b, b * b])
-
-    solution, *_ = np.linalg.lstsq(terms(u, v), np.array(samples), rcond=None)
-    return np.asarray(terms(x / half_width - 1, y / half_height - 1) @ solution)
+    field = StarField(data, noise, masked, psf)
+    field.add(px, py, np.zeros(px.size))
+    field.settle(brightest_first(data, px, py), centre=fit_position)
+    return field.measured(centred=fit_position)
 
 
 def brightest_first(image: Float32Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -164,38 +91,6 @@ def brightest_first(image: Float32Image, x: NDArray[np.float64], y: NDArray[np.f
     value = np.full(x.size, -np.inf)
     value[inside] = image[j[inside], i[inside]]
     return np.argsort(-value, kind="stable").astype(np.int64)
-
-
-def correct_blends(
-    stars: NDArray[np.void],
-    flags: NDArray[np.int32],
-    noise: Float32Image,
-    masked: NDArray[np.bool_],
-    psf: PixelPsf,
-    n_free: int,
-    most: int = 6,
-) -> None:
-    """Flag neighbours; give stars with one closer than 2 FWHM the errors of a simultaneous fit."""
-    from scipy.spatial import cKDTree
-
-    usable = np.flatnonzero((flags & FAILED) == 0)
-    if usable.size < 2:
-        return
-    tree = cKDTree(np.column_stack([stars["x"][usable], stars["y"][usable]]))
-    height, width = noise.shape
-    close = 2.0 * psf.fwhm(width / 2, height / 2)
-    distance, index = tree.query(tree.data, k=min(most + 1, usable.size), distance_upper_bound=psf.size / 2)
-    errors = np.zeros(3)
-    for n in np.flatnonzero(np.isfinite(distance[:, 1])):
-        flags[usable[n]] |= BLENDED
-        near = index[n][distance[n] < close]
-        if near.size < 2:
-            continue
-        group = usable[np.concatenate([[n], near[near != n]])]
-        x, y, flux = (np.ascontiguousarray(stars[name][group]) for name in ("x", "y", "flux"))
-        blend_covariance(noise, masked, psf.coefficients, psf.frame, x, y, flux, n_free, errors)
-        for name, value in zip(("flux_err", "x_err", "y_err")[:n_free], errors, strict=False):
-            stars[name][usable[n]] = max(stars[name][usable[n]], value)
 
 
 def forced_psf_photometry(
@@ -243,13 +138,11 @@ def aperture_photometry(
     sums = np.zeros(
         (px.size, len(radii)), dtype=[("flux", "f8"), ("flux_err", "f8"), ("masked_fraction", "f8")]
     )
-    clean, quiet = np.where(masked, np.float32(0), data), np.where(masked, np.float32(0), noise)
-    usable = (~masked).astype(np.float32)
+    raw = np.empty((px.size, 3))
     for k, radius in enumerate(radii):
-        flux, _, _ = sep.sum_circle(clean, px, py, radius, subpix=0)
-        square, _, _ = sep.sum_circle(quiet, px, py, radius, subpix=0)
-        area, _, _ = sep.sum_circle(usable, px, py, radius, subpix=0)
-        whole = math.pi * radius**2
+        circle_sums(data, noise, masked, px, py, np.broadcast_to(radius, px.shape).astype(np.float64), raw)
+        flux, square, area = raw.T
+        whole = math.pi * np.asarray(radius) ** 2
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(area > 1e-6 * whole, area / whole, np.nan)
             sums["flux"][:, k], sums["flux_err"][:, k] = flux / part, np.sqrt(square) / part

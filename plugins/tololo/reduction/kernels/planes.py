@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError
+from tololo.reduction.kernels.compiled import compiled
 
 type Float32Image = NDArray[np.float32]
 
@@ -30,8 +31,20 @@ def check_planes(
         )
     data = np.ascontiguousarray(image, dtype=np.float32)
     noise = np.ascontiguousarray(variance, dtype=np.float32)
-    unusable = ~(np.isfinite(data) & (noise > 0) & (noise < np.inf))
-    masked = np.ascontiguousarray(bad, dtype=np.bool_) | unusable
-    if unusable.any():
+    masked = np.ascontiguousarray(bad, dtype=np.bool_)
+    if count_unusable(data.reshape(-1), noise.reshape(-1)):
+        unusable = ~(np.isfinite(data) & (noise > 0) & (noise < np.inf))
+        masked = masked | unusable
         data, noise = np.where(unusable, np.float32(0), data), np.where(unusable, np.float32(1), noise)
     return data, noise, masked
+
+
+@compiled
+def count_unusable(data: NDArray[np.float32], noise: NDArray[np.float32]) -> int:
+    """Count the pixels without a finite value and a finite positive variance."""
+    number = 0
+    limit = np.float32(np.inf)
+    for i in range(data.size):
+        usable = (abs(data[i]) < limit) & (noise[i] > np.float32(0.0)) & (noise[i] < limit)
+        number += 0 if usable else 1
+    return number

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.compiled import compiled, compiled_fast
 from tololo.reduction.kernels.interpolation import shift_into
 
 SIGMA_TO_FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 N_TERMS = {0: 1, 1: 3, 2: 6}
 """Number of polynomial terms (1, x, y, x², xy, y²) for each order."""
+QUICK_ROUNDS = 20
+"""Rounds of `adaptive_moments` after which only the slow and sure way is taken."""
 
 
 @compiled
@@ -204,10 +206,51 @@ class PixelPsf:
         return 1.0 - math.sqrt((mean - root) / (mean + root))
 
 
+def sizes_at(
+    psf: PixelPsf, shape: tuple[int, int], x: NDArray[np.float64], y: NDArray[np.float64], points: int = 3
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the PSF's size at many positions: a parabola in x and y through so many points on each axis.
+
+    Parameters
+    ----------
+    psf : `PixelPsf`
+    shape : `tuple` [`int`, `int`]
+        (height, width) of the image.
+    x, y : `numpy.ndarray`, (n,)
+        Pixels.
+
+    Returns
+    -------
+    fwhm, sigma : `numpy.ndarray`, (n,)
+        As `PixelPsf.fwhm`, and of the Gaussian with the adaptive moments (pixels).
+    """
+
+    def sizes(x: float, y: float) -> tuple[float, float]:
+        return psf.fwhm(x, y), psf.gaussian_fwhm(x, y) / SIGMA_TO_FWHM
+
+    if psf.order == 0:
+        fwhm, sigma = sizes(0.0, 0.0)
+        return np.full(x.size, fwhm), np.full(x.size, sigma)
+    axis = np.linspace(-1, 1, points)
+    u, v = (grid.ravel() for grid in np.meshgrid(axis, axis))
+    half_width, half_height = shape[1] / 2, shape[0] / 2
+    samples = [sizes((1 + a) * half_width, (1 + b) * half_height) for a, b in zip(u, v, strict=True)]
+
+    def terms(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([np.ones(a.size), a, b, a * a, a * b, b * b])
+
+    solution, *_ = np.linalg.lstsq(terms(u, v), np.array(samples), rcond=None)
+    fwhm_at, sigma_at = (terms(x / half_width - 1, y / half_height - 1) @ solution).T
+    return fwhm_at, sigma_at
+
+
 def half_maximum_width(kernel: NDArray[np.float64], oversampling: int = 8) -> float:
     """Return the equivalent circular diameter (pixels) of the part of a centred stamp above half its peak."""
     half = kernel.shape[0] // 2
-    axis = np.arange(-half, half + 0.5 / oversampling, 1.0 / oversampling)
+    # Beyond a pixel from what is near half of the peak nothing counts.
+    bright = np.argwhere(kernel > 0.25 * kernel.max()) - half
+    reach = min(half, int(abs(bright).max()) + 1)
+    axis = np.arange(-reach, reach + 0.5 / oversampling, 1.0 / oversampling)
     fine = ndimage.map_coordinates(kernel, np.meshgrid(axis + half, axis + half, indexing="ij"), order=5)
     middle = abs(axis) <= 1.5
     peak = fine[np.ix_(middle, middle)].max()
@@ -219,7 +262,9 @@ def adaptive_moments(stamp: NDArray[np.float64], good: NDArray[np.bool_], out: N
     """Measure centroid and second moments of a stamp under the elliptical Gaussian that matches them.
 
     Bernstein & Jarvis (2002, AJ 123, 583): a matched Gaussian weight halves the moments of a Gaussian, so
-    twice the weighted moments is the fixed point; likewise twice the weighted offset for the centroid.
+    twice the weighted moments is the fixed point; likewise twice the weighted offset for the centroid. The
+    next weight is the one that would fit if the source were a Gaussian: its inverse moments are those
+    measured less those of the weight before. Where that is none or far away it is twice the moments.
 
     Parameters
     ----------
@@ -234,31 +279,33 @@ def adaptive_moments(stamp: NDArray[np.float64], good: NDArray[np.bool_], out: N
     -------
     converged : `bool`
     """
-    half = stamp.shape[0] // 2
+    light = np.zeros(stamp.shape, np.float32)
+    for j in range(stamp.shape[0]):
+        for i in range(stamp.shape[1]):
+            if good[j, i]:
+                light[j, i] = stamp[j, i]
+    return matched_moments(light, out)
+
+
+@compiled
+def matched_moments(light: NDArray[np.float32], out: NDArray[np.float64]) -> bool:
+    """Do `adaptive_moments` with a stamp that is 0 on bad pixels."""
+    half, sums = light.shape[0] // 2, np.empty(6)
     cx, cy, xx, yy, xy = 0.0, 0.0, 4.0, 4.0, 0.0
     for iteration in range(50):
-        det = xx * yy - xy * xy
-        s, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for j in range(stamp.shape[0]):
-            dy = j - half - cy
-            for i in range(stamp.shape[1]):
-                if not good[j, i]:
-                    continue
-                dx = i - half - cx
-                rho = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / det
-                if rho > 25.0:
-                    continue
-                value = stamp[j, i] * math.exp(-0.5 * rho)
-                s += value
-                sx += value * dx
-                sy += value * dy
-                sxx += value * dx * dx
-                syy += value * dy * dy
-                sxy += value * dx * dy
+        weighted_sums(light, cx, cy, xx, yy, xy, sums)
+        s = sums[0]
         if s <= 0:
             return False
-        mx, my = sx / s, sy / s
-        new_xx, new_yy, new_xy = 2 * (sxx / s - mx * mx), 2 * (syy / s - my * my), 2 * (sxy / s - mx * my)
+        mx, my = sums[1] / s, sums[2] / s
+        own_xx, own_yy, own_xy = sums[3] / s - mx * mx, sums[4] / s - my * my, sums[5] / s - mx * my
+        new_xx, new_yy, new_xy = 2 * own_xx, 2 * own_yy, 2 * own_xy
+        own_det, det = own_xx * own_yy - own_xy * own_xy, xx * yy - xy * xy
+        if own_xx > 0 and own_det > 0 and iteration < QUICK_ROUNDS:
+            a, b, c = own_yy / own_det - yy / det, own_xx / own_det - xx / det, xy / det - own_xy / own_det
+            inverse = a * b - c * c
+            if a > 0 and inverse > 0 and 0.5 * xx < b / inverse < 2 * xx and 0.5 * yy < a / inverse < 2 * yy:
+                new_xx, new_yy, new_xy = b / inverse, a / inverse, -c / inverse
         if (
             new_xx < 0.05
             or new_yy < 0.05
@@ -276,3 +323,54 @@ def adaptive_moments(stamp: NDArray[np.float64], good: NDArray[np.bool_], out: N
             break
     out[0], out[1], out[2], out[3], out[4] = cx, cy, xx, yy, xy
     return True
+
+
+@compiled_fast
+def weighted_sums(
+    light: NDArray[np.float32],
+    cx: float,
+    cy: float,
+    xx: float,
+    yy: float,
+    xy: float,
+    sums: NDArray[np.float64],
+) -> None:
+    """Fill sums of 1, x, y, xx, yy, xy over a stamp's light under a Gaussian cut at 5 sigma.
+
+    The exponential is a power series of a 32nd of its argument, squared five times: unlike the library's it
+    runs over whole rows at once. It is good to 1e-5.
+    """
+    size = light.shape[0]
+    half = size // 2
+    det = xx * yy - xy * xy
+    a, b, c = np.float32(yy / det), np.float32(-2 * xy / det), xx / det
+    reach_x, reach_y = 5 * math.sqrt(xx), 5 * math.sqrt(yy)
+    low, high = max(0, math.ceil(half + cx - reach_x)), min(size, math.floor(half + cx + reach_x) + 1)
+    one = np.float32(1.0)
+    sums[:] = 0.0
+    for j in range(max(0, math.ceil(half + cy - reach_y)), min(size, math.floor(half + cy + reach_y) + 1)):
+        dy = j - half - cy
+        row, first = light[j, low:high], np.float32(low - half - cx)
+        cross, own = b * np.float32(dy), np.float32(c * dy * dy)
+        s, sx, sxx = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for i in range(row.size):
+            dx = first + np.float32(i)
+            rho = (a * dx + cross) * dx + own
+            t = rho * np.float32(0.5 / 32)
+            e = np.float32(1 / 6) - t * (np.float32(1 / 24) - t * np.float32(1 / 120))
+            e = one - t * (one - t * (np.float32(0.5) - t * e))
+            e *= e
+            e *= e
+            e *= e
+            e *= e
+            e *= e
+            value = row[i] * e if rho < np.float32(25.0) else np.float32(0.0)
+            s += value
+            sx += value * dx
+            sxx += value * dx * dx
+        sums[0] += s
+        sums[1] += sx
+        sums[2] += s * dy
+        sums[3] += sxx
+        sums[4] += s * dy * dy
+        sums[5] += sx * dy

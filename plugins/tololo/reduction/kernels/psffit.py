@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from tololo.facility.errors import BadInputError, NothingToDoError
-from tololo.reduction.kernels.compiled import compiled
-from tololo.reduction.kernels.interpolation import shift_into
+from tololo.reduction.kernels.compiled import compiled, compiled_fast
 from tololo.reduction.kernels.planes import Float32Image, check_planes
 from tololo.reduction.kernels.psf import N_TERMS, PixelPsf, kernel_into, polynomial_terms
 from tololo.reduction.kernels.psfstars import select_stars
-from tololo.reduction.kernels.starfit import gradient, smooth_variance
+from tololo.reduction.kernels.stamps import MIN_PIXELS, Stamps, move_into, stamp_at, variance_line
 
 MIN_STARS = {1: 10, 2: 30}
 """Stars needed for a PSF that varies as a polynomial of first and of second order."""
@@ -157,7 +156,7 @@ class PsfFit:
                 masked[inside],
             )
             mask_neighbours(self.masked[n], x0, y0, stars, int(chosen[n]), fwhm)
-        self.residual, self.weight = np.zeros(shape), np.zeros(shape)
+        self.residual, self.weight = np.zeros((2, *shape), np.float32)
         self.profile = moffat_kernel(size, np.array([math.log(fwhm), 0.0, 0.0, math.log(3.0)]))
         self.shape_parameters = np.array([math.log(fwhm), 0.0, 0.0, math.log(3.0)])
         self.coefficients, self.order = self.profile[None].copy(), 0
@@ -172,8 +171,8 @@ class PsfFit:
     def fit_stars(self) -> None:
         """Fit flux, position and background of each star; keep the residuals on the pixel grid."""
         fit_registered(
-            self.data, self.noise, self.masked, self.coefficients, self.psf.frame, self.x, self.y, self.flux,
-            self.corner, self.residual, self.weight, self.chi2,
+            self.data, self.noise, self.masked, self.coefficients.astype(np.float32), self.psf.frame, self.x,
+            self.y, self.flux, self.corner, self.residual, self.weight, self.chi2,
         )  # fmt: skip
 
     def fit_moffat(self) -> None:
@@ -204,20 +203,21 @@ class PsfFit:
         """Fit the Moffat profile's shape, then each pixel, as polynomials of the position."""
         size, n_terms = self.profile.shape[0], N_TERMS[order]
         terms = np.empty((self.x.size, n_terms))
-        current = np.empty_like(self.residual)
+        current = np.empty(self.residual.shape)
         for n in range(self.x.size):
             u, v = (self.x[n] - self.center[0]) / self.scale[0], (self.y[n] - self.center[1]) / self.scale[1]
             polynomial_terms(u, v, terms[n])
             kernel_into(self.coefficients, self.psf.frame, self.x[n], self.y[n], current[n])
-        weight = (self.weight * self.used[:, None, None]).reshape(self.x.size, -1)
+        weight = (self.weight * self.used[:, None, None]).reshape(self.x.size, -1).astype(np.float64)
         target = (current - self.profile + self.residual).reshape(self.x.size, -1)
         smooth = self.fit_shape(weight, target, terms)
         width = (PRIOR_CORE * self.profile + PRIOR_WING * self.profile.max()).ravel()
-        normal = np.einsum("np,na,nb->pab", weight, terms, terms, optimize=True)
+        squares = (terms[:, :, None] * terms[:, None, :]).reshape(self.x.size, -1)
+        normal = (weight.T @ squares).reshape(-1, n_terms, n_terms)
         normal[:, range(n_terms), range(n_terms)] += (
             1.0 / (width[:, None] * np.array(PRIOR_SLOPE[:n_terms])) ** 2
         )
-        right = np.einsum("np,na->pa", weight * (target - terms @ smooth), terms)
+        right = (weight * (target - terms @ smooth)).T @ terms
         pixels = np.linalg.solve(normal, right[:, :, None])[:, :, 0].T.reshape(n_terms, size, size)
         for axis in (1, 2):
             pixels = ndimage.correlate1d(pixels, SAVITZKY_GOLAY, axis=axis, mode="nearest")
@@ -238,10 +238,11 @@ class PsfFit:
         for m, step in enumerate(0.02 * np.eye(4)):
             up, down = (moffat_kernel(size, self.shape_parameters + s * step) for s in (1, -1))
             modes[m] = ((up - down) / 0.04).ravel()
-        overlap = np.einsum("np,ap,bp->nab", weight, modes, modes, optimize=True)
-        normal = np.einsum("nab,nk,nl->akbl", overlap, terms, terms, optimize=True).reshape(4 * n_terms, -1)
-        normal += np.eye(4 * n_terms) / PRIOR_SHAPE**2
-        right = np.einsum("np,ap,nk->ak", weight * target, modes, terms, optimize=True).ravel()
+        overlap = weight @ (modes[:, None] * modes[None]).reshape(16, -1).T
+        squares = (terms[:, :, None] * terms[:, None, :]).reshape(len(terms), -1)
+        normal = (overlap.T @ squares).reshape(4, 4, n_terms, n_terms).transpose(0, 2, 1, 3)
+        normal = normal.reshape(4 * n_terms, -1) + np.eye(4 * n_terms) / PRIOR_SHAPE**2
+        right = (((weight * target) @ modes.T).T @ terms).ravel()
         change = np.linalg.solve(normal, right).reshape(4, n_terms)
         return np.asarray(change.T @ modes)
 
@@ -265,11 +266,14 @@ def mask_neighbours(
     near = np.flatnonzero(
         (dx > -2 * fwhm) & (dy > -2 * fwhm) & (dx < size + 2 * fwhm) & (dy < size + 2 * fwhm)
     )
-    grid_y, grid_x = np.mgrid[:size, :size]
-    core = np.hypot(grid_x - dx[own], grid_y - dy[own]) < fwhm
-    for n in near[near != own]:
+    near = near[near != own]
+    if not near.size:
+        return
+    axis = np.arange(size, dtype=np.float64)
+    core = (axis[:, None] - dy[own]) ** 2 + (axis - dx[own]) ** 2 < fwhm**2
+    for n in near:
         radius = fwhm * min(2.5, max(0.7, 0.7 + 0.6 * math.log10(max(1.0, stars["snr"][n]) / 5)))
-        masked |= (np.hypot(grid_x - dx[n], grid_y - dy[n]) < radius) & ~core
+        masked |= ((axis[:, None] - dy[n]) ** 2 + (axis - dx[n]) ** 2 < radius**2) & ~core
 
 
 def moffat_kernel(
@@ -293,18 +297,18 @@ def moffat_kernel(
 
 
 @compiled
-def fit_registered(  # noqa: C901
-    data: NDArray[np.float32],
-    noise: NDArray[np.float32],
+def fit_registered(
+    data: Stamps,
+    noise: Stamps,
     masked: NDArray[np.bool_],
-    coefficients: NDArray[np.float64],
+    coefficients: Stamps,
     frame: NDArray[np.float64],
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     flux: NDArray[np.float64],
     corner: NDArray[np.int64],
-    residual: NDArray[np.float64],
-    weight: NDArray[np.float64],
+    residual: Stamps,
+    weight: Stamps,
     chi2: NDArray[np.float64],
 ) -> None:
     """Fit flux, background and position of each star in its stamp, and bring its residual to the pixel grid.
@@ -314,58 +318,130 @@ def fit_registered(  # noqa: C901
     """
     size = data.shape[1]
     half = size // 2
-    kernel, work, stamp = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
-    var, left = np.empty((size, size)), np.empty((size, size))
-    normal, right, basis = np.zeros((4, 4)), np.zeros(4), np.zeros(4)
+    work = np.empty((2, size, size), np.float32)
+    stamp, left = np.empty((size, size), np.float32), np.empty((size, size), np.float32)
+    normal, right = np.empty((4, 4)), np.empty(4)
     for n in range(x.size):
-        cx, cy = corner[n, 0] + half, corner[n, 1] + half
-        sky, failed = 0.0, False
+        x0, y0 = corner[n, 0], corner[n, 1]
+        cx, cy = x0 + half, y0 + half
+        sky, level, slope, failed = 0.0, 0.0, 0.0, False
         for _ in range(2):
-            kernel_into(coefficients, frame, x[n], y[n], kernel)
-            shift_into(kernel, x[n] - cx, y[n] - cy, work, stamp)
-            if not smooth_variance(noise[n], masked[n], stamp, 0, 0, var):
-                failed = True
+            stamp_at(coefficients, frame, x[n], y[n], x0, y0, work, stamp)
+            number, _, level, slope = variance_line(noise[n], masked[n], stamp, 0, 0)
+            failed = number < MIN_PIXELS or not level > 0.0
+            if failed:
                 break
-            normal[:, :] = 0.0
-            right[:] = 0.0
-            for j in range(size):
-                for i in range(size):
-                    if var[j, i] <= 0.0:
-                        continue
-                    gx, gy = gradient(stamp, j, i)
-                    basis[0], basis[1], basis[2], basis[3] = stamp[j, i], 1.0, gx, gy
-                    w = 1.0 / (var[j, i] + (MODEL_ERROR * flux[n] * stamp[j, i]) ** 2)
-                    for a in range(4):
-                        right[a] += w * basis[a] * data[n, j, i]
-                        for b in range(4):
-                            normal[a, b] += w * basis[a] * basis[b]
-            if np.linalg.cond(normal) > 1e14:
-                failed = True
+            normal_into(data[n], masked[n], stamp, level, slope, flux[n], normal, right)
+            scale = np.sqrt(np.diag(normal)) + 1e-30
+            for a in range(4):
+                right[a] /= scale[a]
+                for b in range(4):
+                    normal[a, b] /= scale[a] * scale[b]
+            failed = not np.linalg.det(normal) > 1e-9
+            if failed:
                 break
-            solution = np.linalg.solve(normal, right)
-            if solution[0] <= 0.0:
-                failed = True
+            solution = np.linalg.solve(normal, right) / scale
+            failed = not solution[0] > 0.0
+            if failed:
                 break
             flux[n], sky = solution[0], solution[1]
             x[n] = min(cx + 1.0, max(cx - 1.0, x[n] + min(0.5, max(-0.5, solution[2] / flux[n]))))
             y[n] = min(cy + 1.0, max(cy - 1.0, y[n] + min(0.5, max(-0.5, solution[3] / flux[n]))))
-        residual[n] = 0.0
-        weight[n] = 0.0
-        chi2[n] = np.nan
         if failed:
+            residual[n] = np.float32(0.0)
+            weight[n] = np.float32(0.0)
+            chi2[n] = np.nan
             continue
-        kernel_into(coefficients, frame, x[n], y[n], kernel)
-        shift_into(kernel, x[n] - cx, y[n] - cy, work, stamp)
-        peak, total, number = stamp.max(), 0.0, 0
-        for j in range(size):
-            for i in range(size):
-                left[j, i] = 0.0
-                if var[j, i] <= 0.0:
-                    continue
-                left[j, i] = (data[n, j, i] - sky) / flux[n] - stamp[j, i]
-                spread = var[j, i] / flux[n] ** 2 + (MODEL_ERROR * stamp[j, i]) ** 2
-                total += left[j, i] ** 2 / spread
-                number += 1
-                weight[n, j, i] = 1.0 / (spread + (0.1 * MODEL_ERROR * peak) ** 2)
-        chi2[n] = total / max(1, number - 4)
-        shift_into(left, cx - x[n], cy - y[n], work, residual[n])
+        stamp_at(coefficients, frame, x[n], y[n], x0, y0, work, stamp)
+        chi2[n] = left_into(data[n], masked[n], stamp, level, slope, flux[n], sky, left, weight[n])
+        move_into(left, cx - x[n], cy - y[n], work[0], residual[n])
+
+
+@compiled_fast
+def normal_into(
+    data: NDArray[np.float32],
+    masked: NDArray[np.bool_],
+    stamp: NDArray[np.float32],
+    level: float,
+    slope: float,
+    flux: float,
+    normal: NDArray[np.float64],
+    right: NDArray[np.float64],
+) -> None:
+    """Fill the normal equations of star, background and the star's gradients in x and y."""
+    size = data.shape[0]
+    zero, one, half = np.float32(0.0), np.float32(1.0), np.float32(0.5)
+    a, b, part = np.float32(level), np.float32(slope), np.float32(MODEL_ERROR * flux)
+    normal[:] = 0.0
+    right[:] = 0.0
+    for j in range(1, size - 1):
+        here, lower, upper = stamp[j, 1 : size - 1], stamp[j, : size - 2], stamp[j, 2:]
+        down, up = stamp[j - 1, 1 : size - 1], stamp[j + 1, 1 : size - 1]
+        values, hidden = data[j, 1 : size - 1], masked[j, 1 : size - 1]
+        pp, p1, px, py, s1, sx, sy, xx, xy, yy = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
+        pd, sd, xd, yd = zero, zero, zero, zero
+        for i in range(size - 2):
+            p = here[i]
+            w = one / (a + b * max(zero, p) + part * p * part * p)
+            w = zero if hidden[i] else w
+            gx, gy, d = half * (lower[i] - upper[i]), half * (down[i] - up[i]), values[i]
+            wp, wx, wy = w * p, w * gx, w * gy
+            pp += wp * p
+            p1 += wp
+            px += wp * gx
+            py += wp * gy
+            s1 += w
+            sx += wx
+            sy += wy
+            xx += wx * gx
+            xy += wx * gy
+            yy += wy * gy
+            pd += wp * d
+            sd += w * d
+            xd += wx * d
+            yd += wy * d
+        normal[0, 0] += pp
+        normal[0, 1] += p1
+        normal[0, 2] += px
+        normal[0, 3] += py
+        normal[1, 1] += s1
+        normal[1, 2] += sx
+        normal[1, 3] += sy
+        normal[2, 2] += xx
+        normal[2, 3] += xy
+        normal[3, 3] += yy
+        right[0] += pd
+        right[1] += sd
+        right[2] += xd
+        right[3] += yd
+    for k in range(4):
+        for m in range(k):
+            normal[k, m] = normal[m, k]
+
+
+@compiled
+def left_into(
+    data: NDArray[np.float32],
+    masked: NDArray[np.bool_],
+    stamp: NDArray[np.float32],
+    level: float,
+    slope: float,
+    flux: float,
+    sky: float,
+    left: NDArray[np.float32],
+    weight: NDArray[np.float32],
+) -> float:
+    """Fill what a fit has left of a star, per unit flux, and its weight; return chi2 per freedom."""
+    size = data.shape[0]
+    peak, total, number = stamp.max(), 0.0, 0
+    for j in range(size):
+        for i in range(size):
+            left[j, i], weight[j, i] = 0.0, 0.0
+            if masked[j, i]:
+                continue
+            left[j, i] = (data[j, i] - sky) / flux - stamp[j, i]
+            spread = (level + slope * max(0.0, stamp[j, i])) / flux**2 + (MODEL_ERROR * stamp[j, i]) ** 2
+            total += left[j, i] ** 2 / spread
+            number += 1
+            weight[j, i] = 1.0 / (spread + (0.1 * MODEL_ERROR * peak) ** 2)
+    return total / max(1, number - 4)

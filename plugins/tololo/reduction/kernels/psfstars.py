@@ -70,6 +70,8 @@ def measure_shapes(
                 if good[j, i]:
                     dx, dy = i - half - out[0], j - half - out[1]
                     rho = (out[3] * dx * dx - 2 * out[4] * dx * dy + out[2] * dy * dy) / det
+                    if rho > 25.0:
+                        continue
                     g = math.exp(-0.5 * rho)
                     signal += g * stamp[j, i]
                     squares += g * g

@@ -7,331 +7,223 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.compiled import compiled, compiled_fast
 from tololo.reduction.kernels.planes import Float32Image
-from tololo.reduction.kernels.psf import adaptive_moments, stamp_into
+from tololo.reduction.kernels.stamps import Stamps, add_light, corner_of, stamp_at, weigh_into
 
 EDGE, MASKED, FAILED, NOT_CENTRED, BLENDED = 1, 2, 4, 8, 16
 """Bits of ``flags``: the stamp reaches over the image's edge; less than 0.9 of the star's light is on good
 pixels; no flux could be fitted; the position ran away and was put back; a neighbour within the stamp was
 fitted along."""
-MIN_GOOD_LIGHT, FULL_LIGHT = 0.3, 0.9
-MIN_PIXELS = 5
 MAX_STEP, MAX_MOVE = 0.5, 1.5
 MIN_SNR_TO_CENTRE = 2.0
+SETTLED = 5e-3
+"""Standard errors; a star that moves less, or whose flux changes less, stands still."""
+SMALL_STEP, SMALL_CHANGE = 5e-4, 2e-5
+"""Pixels, and part of the flux; less than that is standing still, too, be a star ever so bright."""
+PATIENCE = 3
+"""A star that has run away so often stays where it was found."""
+STEPS = 3
+"""Of a star before the next one's turn, while its pixels are at hand."""
 
 
 @compiled
-def smooth_variance(
+def prepare(
+    residual: Float32Image,
     noise: Float32Image,
     masked: NDArray[np.bool_],
-    stamp: NDArray[np.float64],
-    x0: int,
-    y0: int,
-    out: NDArray[np.float64],
-) -> bool:
-    """Fit variance = a + b stamp (b >= 0) to a stamp's good pixels; write it, 0 on bad ones, into ``out``.
-
-    A variance plane that holds the photon noise of the very pixels it weighs makes fluxes too low by about
-    one count per pixel of the PSF's area. The straight line takes the pixels' own noise out of their weights.
-    """
-    height, width = noise.shape
-    size = stamp.shape[0]
-    n, s, ss, v, sv = 0.0, 0.0, 0.0, 0.0, 0.0
-    lowest = np.inf
-    for j in range(size):
-        for i in range(size):
-            yy, xx = y0 + j, x0 + i
-            if yy < 0 or xx < 0 or yy >= height or xx >= width or masked[yy, xx]:
-                continue
-            value = noise[yy, xx]
-            n += 1.0
-            s += stamp[j, i]
-            ss += stamp[j, i] * stamp[j, i]
-            v += value
-            sv += stamp[j, i] * value
-            lowest = min(lowest, value)
-    out[:, :] = 0.0
-    if n < MIN_PIXELS:
-        return False
-    det = n * ss - s * s
-    b = max(0.0, (n * sv - s * v) / det) if det > 0 else 0.0
-    a = max(lowest, (v - b * s) / n)
-    for j in range(size):
-        for i in range(size):
-            yy, xx = y0 + j, x0 + i
-            if yy < 0 or xx < 0 or yy >= height or xx >= width or masked[yy, xx]:
-                continue
-            out[j, i] = a + b * max(0.0, stamp[j, i])
-    return True
-
-
-@compiled
-def gradient(stamp: NDArray[np.float64], j: int, i: int) -> tuple[float, float]:
-    """Return what a pixel gains when the star moves by one in x and in y: minus the stamp's slope."""
-    size = stamp.shape[0]
-    gx = 0.5 * (stamp[j, i - 1] - stamp[j, i + 1]) if 0 < i < size - 1 else 0.0
-    gy = 0.5 * (stamp[j - 1, i] - stamp[j + 1, i]) if 0 < j < size - 1 else 0.0
-    return gx, gy
-
-
-@compiled
-def add_star(image: NDArray[np.float64], stamp: NDArray[np.float64], x0: int, y0: int, flux: float) -> None:
-    """Add a star's light to an image, as far as it falls on it."""
-    height, width = image.shape
-    size = stamp.shape[0]
-    for j in range(max(0, -y0), min(size, height - y0)):
-        for i in range(max(0, -x0), min(size, width - x0)):
-            image[y0 + j, x0 + i] += flux * stamp[j, i]
-
-
-@compiled
-def fit_stars(  # noqa: PLR0915
-    residual: NDArray[np.float64],
-    noise: Float32Image,
-    masked: NDArray[np.bool_],
-    coefficients: NDArray[np.float64],
+    coefficients: Stamps,
     frame: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
+    place: NDArray[np.float64],
+    corner: NDArray[np.int64],
     flux: NDArray[np.float64],
-    order: NDArray[np.int64],
-    n_position: int,
-    n_total: int,
+    stamps: Stamps,
+    weights: Stamps,
     flags: NDArray[np.int32],
 ) -> None:
-    """Fit the stars in turn, each with all others subtracted, until the rounds are used up.
+    """Fill corner, stamp and weights of new stars, and subtract them; those without good pixels fail."""
+    size = stamps.shape[1]
+    work = np.empty((2, size, size), np.float32)
+    for n in range(flux.size):
+        x0, y0 = corner_of(place[n, 0], place[n, 1], size)
+        corner[n, 0], corner[n, 1] = x0, y0
+        stamp_at(coefficients, frame, place[n, 0], place[n, 1], x0, y0, work, stamps[n])
+        if weigh_into(noise, masked, stamps[n], x0, y0, weights[n])[0] == 0.0:
+            flags[n] |= FAILED
+            flux[n] = 0.0
+        if flux[n] != 0.0:
+            add_light(residual, stamps[n], x0, y0, -flux[n])
 
-    One star at a time, over and over, is the Gauss-Seidel solution of the simultaneous fit: where stars
-    overlap it converges to the same least squares. ``residual`` starts as the image and ends with all stars
-    subtracted; positions move in the first ``n_position`` of ``n_total`` rounds; ``x``, ``y``, ``flux`` are
-    changed in place.
-    """
-    size = coefficients.shape[1]
-    kernel, work, stamp = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
-    var = np.empty((size, size))
-    start_x, start_y = x.copy(), y.copy()
-    height, width = residual.shape
-    normal, right = np.zeros((3, 3)), np.zeros(3)
-    moved = np.ones(x.size)
-    flux[:] = 0.0
-    for round_ in range(n_total):
-        for n in order:
-            if flags[n] & FAILED or (round_ > 2 and moved[n] < 1e-5):
-                continue
-            x0, y0 = stamp_into(coefficients, frame, x[n], y[n], kernel, work, stamp)
-            add_star(residual, stamp, x0, y0, flux[n])
-            if not smooth_variance(noise, masked, stamp, x0, y0, var):
-                flags[n] |= FAILED
-                flux[n] = 0.0
-                continue
-            normal[:, :] = 0.0
-            right[:] = 0.0
-            for j in range(size):
-                for i in range(size):
-                    if var[j, i] <= 0.0:
-                        continue
-                    w = 1.0 / var[j, i]
-                    d = residual[y0 + j, x0 + i]
-                    gx, gy = gradient(stamp, j, i)
-                    p = stamp[j, i]
-                    normal[0, 0] += w * p * p
-                    normal[0, 1] += w * p * gx
-                    normal[0, 2] += w * p * gy
-                    normal[1, 1] += w * gx * gx
-                    normal[1, 2] += w * gx * gy
-                    normal[2, 2] += w * gy * gy
-                    right[0] += w * p * d
-                    right[1] += w * gx * d
-                    right[2] += w * gy * d
-            if normal[0, 0] <= 0.0:
-                flags[n] |= FAILED
-                flux[n] = 0.0
-                continue
-            new = right[0] / normal[0, 0]
-            moved[n] = abs(new - flux[n]) * math.sqrt(normal[0, 0])
-            significant = abs(new) * math.sqrt(normal[0, 0]) > MIN_SNR_TO_CENTRE
-            if round_ < n_position and significant:
-                # The gradients' coefficients are flux times shift; the flux of the fit with the shift is
-                # kept.
-                a11, a12, a22 = normal[1, 1], normal[1, 2], normal[2, 2]
-                a01, a02 = normal[0, 1], normal[0, 2]
-                b11 = a11 - a01 * a01 / normal[0, 0]
-                b12 = a12 - a01 * a02 / normal[0, 0]
-                b22 = a22 - a02 * a02 / normal[0, 0]
-                r1 = right[1] - a01 * new
-                r2 = right[2] - a02 * new
-                det = b11 * b22 - b12 * b12
-                if det > 0:
-                    mx = (b22 * r1 - b12 * r2) / det / new
-                    my = (b11 * r2 - b12 * r1) / det / new
-                    mx = min(MAX_STEP, max(-MAX_STEP, mx))
-                    my = min(MAX_STEP, max(-MAX_STEP, my))
-                    x[n] += mx
-                    y[n] += my
-                    moved[n] = max(moved[n], abs(mx), abs(my))
-                    away = math.hypot(x[n] - start_x[n], y[n] - start_y[n]) > MAX_MOVE
-                    if away or x[n] < -0.5 or y[n] < -0.5 or x[n] > width - 0.5 or y[n] > height - 0.5:
-                        x[n], y[n] = start_x[n], start_y[n]
-                        flags[n] |= NOT_CENTRED
-                    x0, y0 = stamp_into(coefficients, frame, x[n], y[n], kernel, work, stamp)
-            flux[n] = new
-            add_star(residual, stamp, x0, y0, -flux[n])
+
+@compiled_fast
+def sums_into(
+    residual: Float32Image,
+    stamp: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    x0: int,
+    y0: int,
+    flux: float,
+    sums: NDArray[np.float64],
+) -> None:
+    """Fill weighted sums PP, PX, PY, XX, XY, YY, PD, XD, YD of stamp, its gradients and the star's light."""
+    size = stamp.shape[0]
+    own, zero, half = np.float32(flux), np.float32(0.0), np.float32(0.5)
+    low, high = max(1, -x0), min(size - 1, residual.shape[1] - x0)
+    sums[:] = 0.0
+    if high <= low:
+        return
+    for j in range(max(1, -y0), min(size - 1, residual.shape[0] - y0)):
+        here, left, right = stamp[j, low:high], stamp[j, low - 1 : high - 1], stamp[j, low + 1 : high + 1]
+        down, up = stamp[j - 1, low:high], stamp[j + 1, low:high]
+        line, data = weight[j, low:high], residual[y0 + j, x0 + low : x0 + high]
+        pp, px, py, xx, xy, yy, pd, xd, yd = zero, zero, zero, zero, zero, zero, zero, zero, zero
+        for i in range(high - low):
+            p = here[i]
+            gx, gy = half * (left[i] - right[i]), half * (down[i] - up[i])
+            d = data[i] + own * p
+            wp, wx, wy = line[i] * p, line[i] * gx, line[i] * gy
+            pp += wp * p
+            px += wp * gx
+            py += wp * gy
+            xx += wx * gx
+            xy += wx * gy
+            yy += wy * gy
+            pd += wp * d
+            xd += wx * d
+            yd += wy * d
+        sums[0] += pp
+        sums[1] += px
+        sums[2] += py
+        sums[3] += xx
+        sums[4] += xy
+        sums[5] += yy
+        sums[6] += pd
+        sums[7] += xd
+        sums[8] += yd
 
 
 @compiled
-def measure_star(  # noqa: C901, PLR0915
-    residual: NDArray[np.float64],
+def moved_by(change: float, error: float, small: float) -> float:
+    """Return a change in standard errors, or less where it is small anyway."""
+    return min(abs(change) / error, SETTLED * abs(change) / small) if small > 0.0 else abs(change) / error
+
+
+@compiled
+def fit_star(
+    residual: Float32Image,
     noise: Float32Image,
     masked: NDArray[np.bool_],
-    coefficients: NDArray[np.float64],
+    coefficients: Stamps,
     frame: NDArray[np.float64],
-    x: float,
-    y: float,
-    flux: float,
-    out: NDArray[np.float64],
+    start: NDArray[np.float64],
+    corner: NDArray[np.int64],
+    stamp: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    values: NDArray[np.float64],
+    centre: bool,
+    work: Stamps,
+    sums: NDArray[np.float64],
 ) -> int:
-    """Measure what is left at a star, all stars subtracted but itself; return its flags.
+    """Fit one star in a few steps, all others subtracted; return its flags.
 
-    ``out`` receives x and y error (of this star alone), flux error, chi2 per degree of freedom, good
-    fraction, extendedness and its error, FWHM relative to the PSF's.
+    ``values`` is x, y, flux, and receives how far the last step, and all of them together, have moved it.
     """
-    size = coefficients.shape[1]
-    kernel, work, stamp = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
-    var, light, broad = np.zeros((size, size)), np.empty((size, size)), np.empty((size, size))
-    good = np.zeros((size, size), dtype=np.bool_)
+    size = stamp.shape[0]
     height, width = residual.shape
-    x0, y0 = stamp_into(coefficients, frame, x, y, kernel, work, stamp)
-    flags = 0
-    if x0 < 0 or y0 < 0 or x0 + size > width or y0 + size > height:
-        flags |= EDGE
-    smooth_variance(noise, masked, stamp, x0, y0, var)
-    broaden(stamp, work, broad)
-    n, on_good, chi2 = 0, 0.0, 0.0
-    pp, pg, ppv, gpv, ggv = 0.0, 0.0, 0.0, 0.0, 0.0
-    gd, pd = 0.0, 0.0
-    xx, yy, xxv, yyv = 0.0, 0.0, 0.0, 0.0
-    for j in range(size):
-        for i in range(size):
-            light[j, i] = 0.0
-            if var[j, i] <= 0.0:
-                continue
-            good[j, i] = True
-            w, v = 1.0 / var[j, i], noise[y0 + j, x0 + i]
-            p, q = stamp[j, i], broad[j, i]
-            left = residual[y0 + j, x0 + i]
-            light[j, i] = left + flux * p
-            gx, gy = gradient(stamp, j, i)
-            n += 1
-            on_good += p
-            chi2 += left * left * w
-            pp += w * p * p
-            pg += w * p * q
-            ppv += w * w * p * p * v
-            gpv += w * w * p * q * v
-            ggv += w * w * q * q * v
-            pd += w * p * light[j, i]
-            gd += w * q * light[j, i]
-            xx += w * gx * gx
-            yy += w * gy * gy
-            xxv += w * w * gx * gx * v
-            yyv += w * w * gy * gy * v
-    out[:] = np.nan
-    out[4] = on_good
-    if on_good < FULL_LIGHT:
-        flags |= MASKED
-    if on_good < MIN_GOOD_LIGHT or pp <= 0.0 or n < MIN_PIXELS:
-        return flags | FAILED
-    if flux != 0.0 and xx > 0 and yy > 0:
-        out[0] = math.sqrt(xxv) / xx / abs(flux)
-        out[1] = math.sqrt(yyv) / yy / abs(flux)
-    out[2] = math.sqrt(ppv) / pp
-    out[3] = chi2 / max(1, n - 3)
-    if pd > 0.0:
-        ratio = pg / pp
-        out[5] = gd / pd - ratio
-        out[6] = math.sqrt(max(0.0, ggv - 2 * ratio * gpv + ratio * ratio * ppv)) / pd
-        shape, reference = np.empty(5), np.empty(5)
-        everywhere = np.ones((size, size), dtype=np.bool_)
-        for j in range(size):
-            for i in range(size):
-                if not good[j, i]:
-                    light[j, i] = flux * stamp[j, i]
-        if adaptive_moments(light, everywhere, shape) and adaptive_moments(stamp, everywhere, reference):
-            own = math.sqrt(shape[2] * shape[3] - shape[4] ** 2)
-            point = math.sqrt(reference[2] * reference[3] - reference[4] ** 2)
-            out[7] = math.sqrt(own / point)
+    flags, values[4] = 0, 0.0
+    for _ in range(STEPS):
+        x, y, flux = values[0], values[1], values[2]
+        sums_into(residual, stamp, weight, corner[0], corner[1], flux, sums)
+        pp, px, py, xx, xy, yy, pd, xd, yd = sums
+        if pp <= 0.0:
+            add_light(residual, stamp, corner[0], corner[1], flux)
+            values[2], values[3] = 0.0, 0.0
+            return flags | FAILED
+        new, error = pd / pp, 1.0 / math.sqrt(pp)
+        values[3] = moved_by(new - flux, error, SMALL_CHANGE * abs(new))
+        # What is left of the gradients once the flux has taken its share.
+        xx, yy, xy = xx - px * px / pp, yy - py * py / pp, xy - px * py / pp
+        det = xx * yy - xy * xy
+        change = new - flux
+        if centre and det > 0.0 and abs(new) > MIN_SNR_TO_CENTRE * error:
+            rx, ry = xd - px * new, yd - py * new
+            dx = min(MAX_STEP, max(-MAX_STEP, (yy * rx - xy * ry) / det / new))
+            dy = min(MAX_STEP, max(-MAX_STEP, (xx * ry - xy * rx) / det / new))
+            values[3] = max(values[3], moved_by(dx, 1.0 / (math.sqrt(xx) * abs(new)), SMALL_STEP))
+            values[3] = max(values[3], moved_by(dy, 1.0 / (math.sqrt(yy) * abs(new)), SMALL_STEP))
+            if values[3] > SETTLED:
+                x, y = x + dx, y + dy
+                away = math.hypot(x - start[0], y - start[1]) > MAX_MOVE
+                if away or x < -0.5 or y < -0.5 or x > width - 0.5 or y > height - 0.5:
+                    x, y = start[0], start[1]
+                    flags |= NOT_CENTRED
+                add_light(residual, stamp, corner[0], corner[1], flux)
+                middle_x, middle_y = corner[0] + size // 2, corner[1] + size // 2
+                far = abs(x - middle_x) > 0.75 or abs(y - middle_y) > 0.75
+                if far:
+                    corner[0], corner[1] = corner_of(x, y, size)
+                stamp_at(coefficients, frame, x, y, corner[0], corner[1], work, stamp)
+                if far:
+                    weigh_into(noise, masked, stamp, corner[0], corner[1], weight)
+                change = new
+        add_light(residual, stamp, corner[0], corner[1], -change)
+        values[0], values[1], values[2] = x, y, new
+        values[4] += values[3]
+        if values[3] <= SETTLED:
+            break
     return flags
 
 
 @compiled
-def broaden(stamp: NDArray[np.float64], work: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """Convolve a stamp with (1/4, 1/2, 1/4) in x and y: a Gaussian of about 0.7 pixel sigma."""
-    size = stamp.shape[0]
-    for j in range(size):
-        for i in range(size):
-            left = stamp[j, i - 1] if i > 0 else 0.0
-            right = stamp[j, i + 1] if i < size - 1 else 0.0
-            work[j, i] = 0.5 * stamp[j, i] + 0.25 * (left + right)
-    for j in range(size):
-        for i in range(size):
-            down = work[j - 1, i] if j > 0 else 0.0
-            up = work[j + 1, i] if j < size - 1 else 0.0
-            out[j, i] = 0.5 * work[j, i] + 0.25 * (down + up)
-
-
-@compiled
-def blend_covariance(  # noqa: C901
+def fit_sweeps(
+    residual: Float32Image,
     noise: Float32Image,
     masked: NDArray[np.bool_],
-    coefficients: NDArray[np.float64],
+    coefficients: Stamps,
     frame: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    flux: NDArray[np.float64],
-    n_free: int,
-    errors: NDArray[np.float64],
+    start: NDArray[np.float64],
+    corner: NDArray[np.int64],
+    stamps: Stamps,
+    weights: Stamps,
+    places: NDArray[np.float64],
+    flags: NDArray[np.int32],
+    strayed: NDArray[np.int8],
+    order: NDArray[np.int64],
+    due: NDArray[np.bool_],
+    first: NDArray[np.int64],
+    neighbours: NDArray[np.int64],
+    overlap: NDArray[np.float64],
+    sweeps: int,
+    centre: bool,
 ) -> None:
-    """Write flux, x and y error of star 0, with its neighbours (the other stars) fitted along.
+    """Fit the stars that are due in turn, each with all others subtracted, until none is.
 
-    The square roots of the diagonal of the inverse Fisher matrix; n_free is 1 (fluxes) or 3 (fluxes and
-    positions).
+    One star at a time, over and over, is the Gauss-Seidel solution of the simultaneous fit: where stars
+    overlap it converges to the same least squares. A star that moves makes those neighbours due that feel
+    it: ``neighbours[first[n] : first[n + 1]]``, as far as ``overlap`` says. ``places`` is (n, 3): x, y, flux.
     """
-    height, width = noise.shape
-    size, n_stars = coefficients.shape[1], x.size
-    stamps, corners = np.empty((n_stars, size, size)), np.empty((n_stars, 2), dtype=np.int64)
-    kernel, work = np.empty((size, size)), np.empty((size, size))
-    for k in range(n_stars):
-        x0, y0 = stamp_into(coefficients, frame, x[k], y[k], kernel, work, stamps[k])
-        corners[k, 0], corners[k, 1] = x0, y0
-    fisher = np.zeros((n_free * n_stars, n_free * n_stars))
-    design, which = np.zeros(n_free * n_stars), np.zeros(n_free * n_stars, dtype=np.int64)
-    left, low = int(corners[:, 0].min()), int(corners[:, 1].min())
-    right, high = int(corners[:, 0].max()) + size, int(corners[:, 1].max()) + size
-    for yy in range(max(0, low), min(height, high)):
-        for xx in range(max(0, left), min(width, right)):
-            if masked[yy, xx]:
+    size = stamps.shape[1]
+    work, sums, values = np.empty((2, size, size), np.float32), np.empty(9), np.empty(5)
+    for _ in range(sweeps):
+        fitted = 0
+        for n in order:
+            if not due[n]:
                 continue
-            number = 0
-            for k in range(n_stars):
-                i, j = xx - corners[k, 0], yy - corners[k, 1]
-                if i < 0 or j < 0 or i >= size or j >= size:
-                    continue
-                design[number], which[number] = stamps[k, j, i], n_free * k
-                number += 1
-                if n_free == 3:
-                    gx, gy = gradient(stamps[k], j, i)
-                    design[number], which[number] = flux[k] * gx, n_free * k + 1
-                    design[number + 1], which[number + 1] = flux[k] * gy, n_free * k + 2
-                    number += 2
-            for a in range(number):
-                for b in range(number):
-                    fisher[which[a], which[b]] += design[a] * design[b] / noise[yy, xx]
-    scale = np.sqrt(np.diag(fisher)) + 1e-300
-    for a in range(scale.size):
-        for b in range(scale.size):
-            fisher[a, b] /= scale[a] * scale[b]
-        fisher[a, a] += 1e-9
-    inverse = np.linalg.inv(fisher)
-    for a in range(n_free):
-        errors[a] = math.sqrt(max(0.0, inverse[a, a])) / scale[a]
+            due[n] = False
+            if flags[n] & FAILED:
+                continue
+            fitted += 1
+            values[:3] = places[n]
+            found = fit_star(
+                residual, noise, masked, coefficients, frame, start[n], corner[n], stamps[n], weights[n],
+                values, centre and strayed[n] < PATIENCE, work, sums,
+            )  # fmt: skip
+            strayed[n] += np.int8(found & NOT_CENTRED != 0)
+            flags[n] |= found
+            places[n] = values[:3]
+            due[n] = values[3] > SETTLED
+            for k in range(first[n], first[n + 1]):
+                if values[4] * overlap[k] > SETTLED:
+                    due[neighbours[k]] = True
+        if fitted == 0:
+            break
