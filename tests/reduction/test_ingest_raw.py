@@ -64,7 +64,10 @@ def files(tmp_path: Path) -> Path:
 def ingest(butler: Butler, folder: Path, transfer: str = "direct", **kwargs: Exclusions) -> RawIngestReport:
     search = find_raws(folder, **kwargs)
     assert search.rejected == ()
-    return ingest_raws(butler, search.exposures, search.excluded, transfer=transfer)
+    report = ingest_raws(butler, search.exposures, search.excluded, transfer=transfer)
+    for path in report.moved:
+        path.unlink()
+    return report
 
 
 def tagged(butler: Butler, kind: str, night: int = NIGHT) -> list[tuple[int, int]]:

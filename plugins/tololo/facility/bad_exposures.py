@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tololo.facility.configuration import INCLUDE
 from tololo.facility.errors import BadInputError
+from tololo.facility.yaml_file import line_of, read_yaml
 
 WORDS = ("junk", "focus", "pointing", "donut")
 """Words of exposures that are no science, as the Community Pipeline has them."""
@@ -129,24 +128,15 @@ def read_exclusions(path: Path) -> Exclusions:
     """Read and validate a list of bad exposures; see `exclusions`."""
     import jsonschema
 
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            "The list of bad exposures cannot be read", str(path), f"mend it: {error}"
-        ) from error
-    try:
-        content, node = yaml.safe_load(text) or {}, yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise BadInputError(f"Not YAML: {error.problem}", f"{path}, line {line}", "mend that line") from error
+    content, node = read_yaml(path, "The list of bad exposures", "mend it")
+    content = {} if content is None else content
     faults = sorted(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda e: list(e.path))
     if faults:
         fault = faults[0]
         keys = list(fault.absolute_path)
         raise BadInputError(
             f"Wrong list of bad exposures: {fault.message}",
-            f"{path}, line {_line(node, keys)}, key {'.'.join(map(str, keys)) or '(top)'}",
+            f"{path}, line {line_of(node, keys)}, key {'.'.join(map(str, keys)) or '(top)'}",
             fault.schema.get("description") or _REMEDY,
         )
     return Exclusions(
@@ -162,13 +152,3 @@ def _entry(content: Mapping[str, Any]) -> BadExposure:
         who=content["who"].strip(),
         detectors=tuple(content.get("detectors", ())),
     )
-
-
-def _line(node: yaml.Node | None, keys: Sequence[str | int]) -> int:
-    """Return the line of a key or list item, or of what lacks it."""
-    for key in keys:
-        if isinstance(node, yaml.SequenceNode):
-            node = node.value[int(key)]
-        elif isinstance(node, yaml.MappingNode):
-            node = next((value for name, value in node.value if name.value == key), node)
-    return node.start_mark.line + 1 if node else 1

@@ -143,10 +143,11 @@ def _plan(
     from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
 
     before = butler.collections.get_info(chain).children if is_there else ()
-    below = set(butler.collections.query(f"{chain}/*", collection_types=CollectionType.RUN))
-    runs = below if own is None else set(own)
-    if not drop:
-        runs |= {child for child in before if child in below and child not in inputs}
+    if own is None:  # a glob reads the names of all collections of all nights, so only where it is needed
+        own = set(butler.collections.query(f"{chain}/*", collection_types=CollectionType.RUN))
+    runs = set(own)
+    if not drop and (below := [child for child in before if child.startswith(f"{chain}/")]):
+        runs |= set(butler.collections.query(below, collection_types=CollectionType.RUN)) - set(inputs)
     wanted = list(dict.fromkeys([*collections.newest_first(runs), *inputs]))
     there = {name for name in wanted if find_collection(butler, name)}
     vanished = [child for child in before if child not in wanted]

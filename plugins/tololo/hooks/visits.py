@@ -8,7 +8,7 @@ nominal geometry.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tololo.facility.errors import BadInputError
 from tololo.hooks.selection import INSTRUMENT, qualified
@@ -127,29 +127,14 @@ def _off_sky(exposure: DimensionRecord) -> str:
 
 def _define(butler: Butler, exposure: DimensionRecord) -> None:
     """Write the records of a visit, all or none; those that are there stay."""
-    from lsst.sphgeom import ConvexPolygon
-
-    from tololo.reduction.instrument.decam import VISIT_SYSTEM
     from tololo.reduction.instrument.pointing import nominal_regions
+    from tololo.reduction.records import Visit, insert_visits
 
-    registry = butler.registry
-    key: dict[str, Any] = {"instrument": INSTRUMENT, "visit": exposure.id}
-    regions = nominal_regions(exposure.tracking_ra, exposure.tracking_dec)
-    corners = [vertex for region in regions.values() for vertex in region.getVertices()]
-    visit = {name: getattr(exposure, name) for name in _SHARED} | {
+    record = {name: getattr(exposure, name) for name in _SHARED} | {
         "instrument": INSTRUMENT,
         "id": exposure.id,
         "name": exposure.obs_id,
-        "region": ConvexPolygon.convexHull(corners),
     }
+    regions = nominal_regions(exposure.tracking_ra, exposure.tracking_dec)
     with butler.transaction():
-        registry.insertDimensionData("visit", visit, skip_existing=True)
-        registry.insertDimensionData(
-            "visit_system_membership", key | {"visit_system": VISIT_SYSTEM}, skip_existing=True
-        )
-        registry.insertDimensionData(
-            "visit_detector_region",
-            *(key | {"detector": ccd, "region": region} for ccd, region in regions.items()),
-            skip_existing=True,
-        )
-        registry.insertDimensionData("visit_definition", key | {"exposure": exposure.id}, skip_existing=True)
+        insert_visits(butler, [Visit(record, regions)])

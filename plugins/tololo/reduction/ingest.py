@@ -20,14 +20,13 @@ from lsst.sphgeom import ConvexPolygon
 
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError
-from tololo.facility.nights import night_bounds
 
 from .formats.archive_formatter import DIMENSIONS, STORAGE_CLASS
 from .formats.dqmask import plver_key
 from .formats.instcal_formatter import PLANES, InstcalFormatter
 from .formats.tract import hull, outline
-from .instrument.decam import VISIT_SYSTEM
 from .instrument.detectors import INSTRUMENT
+from .records import NAME, Visit, data_ids, insert_exposures, insert_visits
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
@@ -38,7 +37,6 @@ PADDING = 50.0
 """Pixels by which the region of a detector is larger than its image, for a WCS that is not perfect."""
 
 TRANSFERS = ("direct", "symlink", "copy")
-_TARGET = 64  # characters that the registry keeps of a name
 
 
 @dataclass
@@ -64,6 +62,39 @@ class IngestReport:
     skipped: list[str] = field(default_factory=list)
     nights: list[int] = field(default_factory=list)
     datasets: int = 0
+
+
+def prepare(butler: Butler, run: str, tags: Iterable[str], transfer: str, transfers: Sequence[str]) -> None:
+    """See that an ingest can be done, and make the collections that it fills.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        Writeable.
+    run : `str`
+        RUN of the datasets.
+    tags : iterable of `str`
+        TAGGED collections of the nights.
+    transfer, transfers
+        What was asked for, and what there is.
+
+    Raises
+    ------
+    BadInputError
+        If the transfer mode or a name is bad, or the repository lacks the instrument.
+    """
+    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
+
+    if transfer not in transfers:
+        raise BadInputError(f"{transfer!r} is not a way to ingest", "transfer", f"use {', '.join(transfers)}")
+    collections.check_name(run, "run")
+    if not list(butler.query_dimension_records("instrument", instrument=INSTRUMENT, explain=False)):
+        raise BadInputError(
+            f"The repository has no instrument {INSTRUMENT}", "repository", "run repo_bootstrap"
+        )
+    butler.collections.register(run)
+    for tag in tags:
+        butler.collections.register(tag, CollectionType.TAGGED)
 
 
 def dataset_types(butler: Butler) -> dict[str, DatasetType]:
@@ -113,21 +144,10 @@ def ingest_instcal(
     is completed by the next. A detector that is there from another reduction (PLVER) is left alone and
     reported.
     """
-    if transfer not in TRANSFERS:
-        raise BadInputError(f"{transfer!r} is not a way to ingest", "transfer", f"use {', '.join(TRANSFERS)}")
-    collections.check_name(run, "run")
-    if not list(butler.query_dimension_records("instrument", instrument=INSTRUMENT, explain=False)):
-        raise BadInputError(
-            f"The repository has no instrument {INSTRUMENT}", "repository", "run repo_bootstrap"
-        )
-    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
-
-    types = dataset_types(butler)
-    butler.collections.register(run)
     report = IngestReport(nights=sorted({exposure.day_obs for exposure in exposures}))
-    for night in report.nights:
-        tag = collections.raws(collections.chain("instcal", night))
-        butler.collections.register(tag, CollectionType.TAGGED)
+    tags = [collections.raws(collections.chain("instcal", night)) for night in report.nights]
+    prepare(butler, run, tags, transfer, TRANSFERS)
+    types = dataset_types(butler)
     for exposure in exposures:
         added = _ingest_one(butler, exposure, types, run, transfer, report)
         report.datasets += added
@@ -176,6 +196,9 @@ def _ingest_one(
         }
         if missing := [d for d in exposure.detectors if any((p, d.ccdnum) not in known for p in PLANES)]:
             _insert_records(butler, exposure, missing)
+        dimensions = next(iter(types.values())).dimensions
+        wanted = {exposure.expnum: [detector.ccdnum for detector in exposure.detectors]}
+        expanded = {ccdnum: data_id for _, ccdnum, data_id in data_ids(butler, wanted, dimensions)}
         refs: list[DatasetRef] = []
         new: dict[tuple[str, str], list[DatasetRef]] = {}
         for detector in exposure.detectors:
@@ -184,9 +207,7 @@ def _ingest_one(
             for plane, dataset_type in types.items():
                 ref = known.get((plane, detector.ccdnum))
                 if ref is None:
-                    ref = DatasetRef(
-                        dataset_type, _data_id(butler, exposure.expnum, detector.ccdnum), run=run
-                    )
+                    ref = DatasetRef(dataset_type, expanded[detector.ccdnum], run=run)
                     new.setdefault((plane, str(getattr(detector, plane).path.resolve())), []).append(ref)
                 refs.append(ref)
         files = [FileDataset(path, group, formatter=InstcalFormatter) for (_, path), group in new.items()]
@@ -195,10 +216,6 @@ def _ingest_one(
         tag = collections.raws(collections.chain("instcal", exposure.day_obs))
         butler.registry.associate(tag, refs)
     return sum(len(group) for group in new.values())
-
-
-def _data_id(butler: Butler, expnum: int, ccdnum: int) -> Any:
-    return butler.registry.expandDataId(instrument=INSTRUMENT, exposure=expnum, detector=ccdnum)
 
 
 def _other_reduction(
@@ -227,43 +244,10 @@ def _other_reduction(
 
 def _insert_records(butler: Butler, exposure: InstcalExposure, detectors: Iterable[InstcalDetector]) -> None:
     """Write the records that an exposure and its visit need; those that are there stay."""
-    registry = butler.registry
     exposure_record, visit_record = _observation(exposure)
-    begin, end = (Time(time, scale="utc").tai for time in night_bounds(exposure.day_obs))
-    key = {"instrument": INSTRUMENT, "visit": exposure.expnum}
-    once: list[tuple[str, list[dict[str, Any]]]] = [
-        (
-            "day_obs",
-            [{"instrument": INSTRUMENT, "id": exposure.day_obs, "timespan": Timespan(begin, end)}],
-        ),
-        ("group", [{"instrument": INSTRUMENT, "name": exposure_record["group"]}]),
-        ("exposure", [exposure_record]),
-    ]
-    for element, records in once:
-        registry.insertDimensionData(element, *records, skip_existing=True)
+    insert_exposures(butler, [exposure_record])
     regions = {detector.ccdnum: detector_region(detector) for detector in detectors}
-    before = list(
-        butler.query_dimension_records(
-            "visit_detector_region", instrument=INSTRUMENT, visit=exposure.expnum, explain=False
-        )
-    )
-    corners = [
-        vertex
-        for region in [*(record.region for record in before), *regions.values()]
-        for vertex in region.getVertices()
-    ]
-    registry.syncDimensionData(
-        "visit", visit_record | {"region": ConvexPolygon.convexHull(corners)}, update=True
-    )
-    registry.insertDimensionData("visit_definition", key | {"exposure": exposure.expnum}, skip_existing=True)
-    registry.insertDimensionData(
-        "visit_system_membership", key | {"visit_system": VISIT_SYSTEM}, skip_existing=True
-    )
-    registry.insertDimensionData(
-        "visit_detector_region",
-        *(key | {"detector": ccdnum, "region": region} for ccdnum, region in regions.items()),
-        skip_existing=True,
-    )
+    insert_visits(butler, [Visit(visit_record, regions)])
 
 
 def _observation(exposure: InstcalExposure) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -271,7 +255,7 @@ def _observation(exposure: InstcalExposure) -> tuple[dict[str, Any], dict[str, A
     header = fits.getheader(exposure.detectors[0].image.path)
     begin = Time(exposure.mjd_utc, format="mjd", scale="utc").tai
     airmass = exposure.airmass
-    name = str(header.get("OBSID") or exposure.expnum).strip()[:_TARGET]
+    name = str(header.get("OBSID") or exposure.expnum).strip()[:NAME]
     common = {
         "instrument": INSTRUMENT,
         "id": exposure.expnum,
@@ -279,9 +263,9 @@ def _observation(exposure: InstcalExposure) -> tuple[dict[str, Any], dict[str, A
         "day_obs": exposure.day_obs,
         "seq_num": exposure.expnum,
         "exposure_time": exposure.exptime,
-        "target_name": exposure.object[:_TARGET] or "unknown",
+        "target_name": exposure.object[:NAME] or "unknown",
         "observation_reason": "science",
-        "science_program": str(header.get("PROPID", "unknown")).strip()[:_TARGET],
+        "science_program": str(header.get("PROPID", "unknown")).strip()[:NAME],
         "azimuth": _number(header, "AZ"),
         "zenith_angle": math.degrees(math.acos(1 / airmass)) if airmass >= 1 else None,
         "timespan": Timespan(begin, begin + TimeDelta(exposure.exptime, format="sec")),

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import batched, chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsst.daf.butler import DatasetIdGenEnum, DatasetRef, DatasetType, FileDataset
@@ -21,10 +22,11 @@ from .formats.archive_formatter import DIMENSIONS, STORAGE_CLASS
 from .formats.raw_exposure import KINDS, RawExposure
 from .formats.raw_formatter import DATASET_TYPE, RawFormatter
 from .formats.raw_search import Excluded, two_claims
-from .ingest import IngestReport
+from .ingest import IngestReport, prepare
 from .instrument.detectors import INSTRUMENT, detectors
-from .raw_records import data_ids, insert_records, records_of
-from .raw_transfer import TRANSFERS, by_mode, remove_sources
+from .raw_records import insert_records
+from .raw_transfer import TRANSFERS, by_mode, moved
+from .records import data_ids, records_of
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
@@ -44,14 +46,17 @@ class RawIngestReport(IngestReport):
     incomplete : `list` [`str`]
         Which exposures have not all 62 detectors, and what they lack.
     refused : `list` [`BadInputError`]
-        Files that claim an exposure which the repository has from another.
+        Files that claim an exposure which the repository has from another, and files that have gone.
     untagged : `int`
         Datasets that a night had and that are excluded now; they stay in their RUN.
+    moved : `list` [`pathlib.Path`]
+        Files that the repository has now and that a move is to remove.
     """
 
     incomplete: list[str] = field(default_factory=list)
     refused: list[BadInputError] = field(default_factory=list)
     untagged: int = 0
+    moved: list[Path] = field(default_factory=list)
 
 
 def dataset_type(butler: Butler) -> DatasetType:
@@ -82,7 +87,7 @@ def ingest_raws(
         RUN of the datasets.
     transfer : `str`, optional
         ``direct`` (the files stay where they are and are referred to), ``symlink``, ``copy``, or ``move``:
-        the file is removed once the repository has it.
+        the caller removes the files that the report names, last of all.
 
     Returns
     -------
@@ -98,22 +103,12 @@ def ingest_raws(
     The raws of a night are tagged in ``{night}/bias/raw``, ``{night}/flat/raw`` and ``{night}/drp/raw``.
     Ingesting again adds nothing; a killed ingest is completed by the next.
     """
-    if transfer not in TRANSFERS:
-        raise BadInputError(f"{transfer!r} is not a way to ingest", "transfer", f"use {', '.join(TRANSFERS)}")
-    collections.check_name(run, "run")
-    if not list(butler.query_dimension_records("instrument", instrument=INSTRUMENT, explain=False)):
-        raise BadInputError(
-            f"The repository has no instrument {INSTRUMENT}", "repository", "run repo_bootstrap"
-        )
-    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
-
     unwanted = list(excluded)
-    raw = dataset_type(butler)
-    butler.collections.register(run)
     everything = [*exposures, *(item.exposure for item in unwanted)]
     report = RawIngestReport(nights=sorted({exposure.night for exposure in everything}))
-    for tag in (tag_of(kind, night) for night in report.nights for kind in KINDS.values()):
-        butler.collections.register(tag, CollectionType.TAGGED)
+    tags = [tag_of(kind, night) for night in report.nights for kind in KINDS.values()]
+    prepare(butler, run, tags, transfer, TRANSFERS)
+    raw = dataset_type(butler)
     there = _there(butler, run, {exposure.exposure for exposure in everything})
     before = set(there)
     accepted = list(_accepted(butler, exposures, there, report))
@@ -123,7 +118,7 @@ def ingest_raws(
     known = [exposure for exposure in accepted if exposure.exposure in before]
     _tag_known(butler, known, unwanted, there, report)
     if transfer == "move":
-        remove_sources(butler, accepted, there)
+        report.moved = moved(butler, accepted, there)
     return report
 
 
@@ -150,7 +145,7 @@ def _accepted(
     there: dict[int, dict[int, DatasetRef]],
     report: RawIngestReport,
 ) -> Iterator[RawExposure]:
-    """Yield the exposures whose number the repository does not know as another's."""
+    """Yield the exposures whose number the repository does not know as another's, and whose file is there."""
     records = {
         record.id: record
         for record in records_of(butler, "exposure", {exposure.exposure for exposure in exposures})
@@ -161,8 +156,11 @@ def _accepted(
             known = there.get(exposure.exposure)
             other = str(butler.getURI(next(iter(known.values()))).ospath) if known else "the repository"
             report.refused.append(two_claims(exposure, other, record.obs_id))
-            continue
-        yield exposure
+        elif there.get(exposure.exposure, {}).keys() >= set(exposure.detectors) or exposure.path.is_file():
+            yield exposure
+        else:
+            gone = "The file has gone since it was found"
+            report.refused.append(BadInputError(gone, str(exposure.path), "bring it back, and run again"))
 
 
 def _incomplete(exposures: Iterable[RawExposure]) -> list[str]:
@@ -206,11 +204,12 @@ def _ingest(
     new: dict[int, dict[int, DatasetRef]] = defaultdict(dict)
     with butler.transaction():
         insert_records(butler, missing)
-        for exposure, detector, data_id in data_ids(butler, missing, raw.dimensions):
-            new[exposure.exposure][detector] = DatasetRef(
+        wanted = {exposure.exposure: exposure.detectors for exposure in missing}
+        for number, detector, data_id in data_ids(butler, wanted, raw.dimensions):
+            new[number][detector] = DatasetRef(
                 raw, data_id, run, conform=False, id_generation_mode=DatasetIdGenEnum.DATAID_TYPE_RUN
             )
-        for mode, group in by_mode(butler, missing, transfer).items():
+        for mode, group in by_mode(butler, missing, run, transfer).items():
             files = [
                 FileDataset(
                     str(exposure.path.resolve()),

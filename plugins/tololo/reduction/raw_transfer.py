@@ -1,7 +1,8 @@
 """How raw files come into the repository, and how a move loses none.
 
-A move is a hard link (a copy from another file system) whose source is removed after the transaction: a kill
-at any moment leaves the file in one place at least, and the repository right.
+A move is a hard link (a copy from another file system) whose source is removed when everything else is done:
+a kill at any moment leaves the file in one place at least, and as long as there is something to do the
+sources that tell so.
 """
 
 from __future__ import annotations
@@ -21,21 +22,23 @@ if TYPE_CHECKING:
 TRANSFERS = ("direct", "symlink", "copy", "move")
 
 
-def by_mode(butler: Butler, exposures: Iterable[RawExposure], transfer: str) -> dict[str, list[RawExposure]]:
-    """Group exposures by how the Butler shall take their files."""
+def by_mode(
+    butler: Butler, exposures: Iterable[RawExposure], run: str, transfer: str
+) -> dict[str, list[RawExposure]]:
+    """Group exposures by how the Butler shall take their files into a RUN."""
     if transfer != "move":
         return {transfer: list(exposures)}
-    device = _root(butler).stat().st_dev
+    device = _folder(butler, run).stat().st_dev
     groups: dict[str, list[RawExposure]] = defaultdict(list)
     for exposure in exposures:
         groups["hardlink" if exposure.path.stat().st_dev == device else "copy"].append(exposure)
     return groups
 
 
-def remove_sources(
+def moved(
     butler: Butler, exposures: Iterable[RawExposure], there: Mapping[int, Mapping[int, DatasetRef]]
-) -> None:
-    """Remove files that have been moved.
+) -> list[Path]:
+    """List the files that a move may remove, for the repository has them.
 
     Parameters
     ----------
@@ -45,6 +48,7 @@ def remove_sources(
     there : `~collections.abc.Mapping`
         The repository's datasets by exposure and detector.
     """
+    found: list[Path] = []
     for exposure in exposures:
         source, refs = exposure.path.resolve(), there.get(exposure.exposure, {})
         stored = {Path(butler.getURI(ref).ospath) for ref in refs.values()}
@@ -52,11 +56,12 @@ def remove_sources(
         if set(exposure.detectors) <= set(refs) and not refers_to_it:
             size = source.stat().st_size
             if any(path.is_file() and path.stat().st_size == size for path in stored):
-                exposure.path.unlink()
+                found.append(exposure.path)
+    return found
 
 
-def _root(butler: Butler) -> Path:
-    """Return the folder where the repository keeps files."""
+def _folder(butler: Butler, run: str) -> Path:
+    """Return the folder where the repository keeps the files of a RUN, or that this will be made in."""
     (root, *_) = butler.get_datastore_roots().values()
     if root is None:
         raise BadInputError(
@@ -64,4 +69,5 @@ def _root(butler: Butler) -> Path:
         )
     path = Path(root.ospath)
     path.mkdir(parents=True, exist_ok=True)
-    return path
+    own = path / run  # another file system may be mounted there
+    return next(folder for folder in (own, *own.parents) if folder.exists())

@@ -211,17 +211,6 @@ def test_damaged_files_are_reported_in_one_message(tmp_path: Path) -> None:
         assert text in str(error)
 
 
-def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
-    path = write_raw(tmp_path, 841_001)
-    write_raw(tmp_path, 841_002, when=EVENING + timedelta(minutes=1))
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-    search = find_raws(tmp_path)
-    assert [exposure.exposure for exposure in search.exposures] == [841_002]
-    assert str(path) in str(search.rejected[0])
-
-
 def test_two_files_that_claim_one_exposure(tmp_path: Path) -> None:
     first = write_raw(tmp_path, 841_001, name="a.fits.fz")
     second = write_raw(tmp_path, 841_001, when=EVENING + timedelta(hours=1), name="b.fits.fz")

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tololo.facility.errors import BadInputError
 from tololo.facility.nights import night_of_mjd_utc
 from tololo.reduction.formats.dqmask import plver_key
+from tololo.reduction.formats.file_search import Ignored, joined, search_files
 from tololo.reduction.formats.instcal import InstcalDetector, InstcalExposure, cards_of, shape_error
 from tololo.reduction.formats.instcal_cards import ARCHIVE, gain_of, wcs_cards
 from tololo.reduction.formats.instcal_members import Member, Plane, inspect, stem
 from tololo.reduction.instrument.filters import band_of, physical_filter_of
 
-MAX_LINES = 20
-"""How many problems a message lists."""
-
 _WANTED = (
     "name a folder with `*_ooi_*`, `*_oow_*` and `*_ood_*` files of the NOIRLab archive (PROCTYPE InstCal)"
 )
-
-
-@dataclass(frozen=True)
-class IgnoredFile:
-    """A file that is no part of an InstCal exposure, and why."""
-
-    path: Path
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -61,21 +46,21 @@ class InstcalSearch:
     ----------
     triples : `tuple` [`InstcalExposure`, ...]
         Exposures, in time order.
-    ignored : `tuple` [`IgnoredFile`, ...]
+    ignored : `tuple` [`Ignored`, ...]
         Files that are something else.
     superseded : `tuple` [`Superseded`, ...]
         Older reductions and copies.
     """
 
     triples: tuple[InstcalExposure, ...]
-    ignored: tuple[IgnoredFile, ...]
+    ignored: tuple[Ignored, ...]
     superseded: tuple[Superseded, ...]
 
 
 @dataclass
 class _Findings:
     members: list[Member] = field(default_factory=list)
-    ignored: list[IgnoredFile] = field(default_factory=list)
+    ignored: list[Ignored] = field(default_factory=list)
     superseded: list[Superseded] = field(default_factory=list)
     damaged: set[int | str] = field(default_factory=set)
     problems: dict[str, BadInputError] = field(default_factory=dict)
@@ -108,47 +93,26 @@ def find_instcal(folder: Path | str) -> InstcalSearch:
         filter, cards missing), so that nothing is taken in part.
     """
     folder = Path(folder)
-    found = _Findings()
-    for path in _files(folder, found):
+    files = search_files(folder, _WANTED)
+    found = _Findings(ignored=files.ignored)
+    for problem in files.problems:
+        found.add(problem)
+    for path in files.files:
         report = inspect(path)
         found.members += report.members
         if report.ignored:
-            found.ignored.append(IgnoredFile(path, report.ignored))
+            found.ignored.append(Ignored(path, report.ignored))
         if report.problem:
             found.add(report.problem, stem(path))
         if report.damaged is not None:
             found.damaged.add(report.damaged)
     exposures = _exposures(found)
-    if found.problems:
-        raise _one_error(folder, list(found.problems.values()))
+    what = "things are wrong with the InstCal files, none was taken"
+    if error := joined([*found.problems.values()], what, str(folder), "mend or remove what is listed"):
+        raise error
     if not exposures:
         raise _nothing_found(folder, found.ignored)
     return InstcalSearch(tuple(exposures), tuple(found.ignored), tuple(found.superseded))
-
-
-def _files(folder: Path, found: _Findings) -> Iterator[Path]:
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "does not exist"
-        raise BadInputError(f"The data folder {state}", str(folder), _WANTED)
-    seen = {folder.resolve()}
-    empty = True
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if Path(root, name).resolve() not in seen)
-        seen.update(Path(root, name).resolve() for name in folders)
-        for path in (Path(root, name) for name in sorted(names)):
-            empty = False
-            real = path.resolve()
-            if not path.exists():
-                found.ignored.append(IgnoredFile(path, f"broken symbolic link to {os.readlink(path)}"))
-            elif not path.is_file():
-                found.ignored.append(IgnoredFile(path, "not a regular file"))
-            elif real in seen:
-                found.ignored.append(IgnoredFile(path, f"the same file as {real}"))
-            else:
-                seen.add(real)
-                yield path
-    if empty:
-        raise BadInputError("The data folder is empty", str(folder), _WANTED)
 
 
 def _exposures(found: _Findings) -> list[InstcalExposure]:
@@ -328,22 +292,7 @@ def _sexagesimal(text: str) -> float:
     return math.copysign(abs(whole) + minutes / 60 + seconds / 3600, -1 if text.startswith("-") else 1)
 
 
-def _one_error(folder: Path, problems: list[BadInputError]) -> BadInputError:
-    if len(problems) == 1:
-        return problems[0]
-    lines = [f"  {number}. {problem}" for number, problem in enumerate(problems[: MAX_LINES - 1], 1)]
-    if len(problems) >= MAX_LINES:
-        lines.append(f"  and {len(problems) - MAX_LINES + 1} more")
-    return BadInputError(
-        f"{len(problems)} things are wrong with the InstCal files, none was taken:\n"
-        + "\n".join(lines)
-        + "\n",
-        str(folder),
-        "mend or remove what is listed",
-    )
-
-
-def _nothing_found(folder: Path, ignored: list[IgnoredFile]) -> BadInputError:
+def _nothing_found(folder: Path, ignored: list[Ignored]) -> BadInputError:
     listed = "; ".join(f"{item.path.name}: {item.reason}" for item in ignored[:5])
     more = f"; and {len(ignored) - 5} more" if len(ignored) > 5 else ""
     return BadInputError(

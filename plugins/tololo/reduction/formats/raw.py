@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class RawDetector:
         rows, columns = zip(*(amplifier.target for amplifier in self.amplifiers), strict=True)
         return max(part.stop for part in rows), max(part.stop for part in columns)
 
-    @property
+    @cached_property
     def wcs(self) -> WCS:
         """Pixel (zero-based) of the assembled CCD to ICRS, as the telescope believed it: good to arcseconds.
 

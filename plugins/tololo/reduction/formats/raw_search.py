@@ -19,14 +19,10 @@ from astro_metadata_translator.indexing import process_index_data
 
 from tololo.facility.bad_exposures import Exclusions
 from tololo.facility.errors import BadInputError
+from tololo.reduction.formats.file_search import FileSearch, Ignored, joined, search_files
 from tololo.reduction.formats.fits_layout import is_fits
 from tololo.reduction.formats.raw_exposure import RawExposure, inspect_raw
-
-INDEX = "_index.json"
-"""What ``astrometadata write-index`` leaves in a folder."""
-
-MAX_LINES = 20
-"""How many problems a message lists."""
+from tololo.reduction.formats.raw_night import possible_nights
 
 _TRIAL = 16
 _START_SECONDS = 2.0  # what another process needs before it can read anything
@@ -35,17 +31,7 @@ _WANTED = "name a folder with raw files of DECam (PROCTYPE raw), as the NOIRLab 
 
 type Job = tuple[Path, Mapping[str, Any] | None]
 type Finding = RawExposure | str | BadInputError
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """A file that is no raw, or one too many, and why."""
-
-    path: Path
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+type Rejected = tuple[BadInputError, frozenset[int]]
 
 
 @dataclass(frozen=True)
@@ -77,6 +63,8 @@ class RawSearch:
         What the facility does not want: words in OBJECT, the list of bad exposures.
     rejected : `tuple` [`BadInputError`, ...]
         Files with something wrong.
+    rejected_nights : `tuple` [`frozenset` [`int`], ...]
+        The nights that each of these may be of; empty where nothing tells.
     ignored : `tuple` [`Ignored`, ...]
         Files that are no raws.
     """
@@ -84,14 +72,22 @@ class RawSearch:
     exposures: tuple[RawExposure, ...]
     excluded: tuple[Excluded, ...] = ()
     rejected: tuple[BadInputError, ...] = ()
+    rejected_nights: tuple[frozenset[int], ...] = ()
     ignored: tuple[Ignored, ...] = ()
 
     def of_night(self, night: int) -> RawSearch:
-        """Return what serves one night; files with something wrong may be of any."""
+        """Return what serves one night, or may serve it."""
+        rejected = [
+            (error, nights)
+            for error, nights in zip(self.rejected, self.rejected_nights, strict=True)
+            if not nights or night in nights
+        ]
         return replace(
             self,
             exposures=tuple(exposure for exposure in self.exposures if exposure.night == night),
             excluded=tuple(item for item in self.excluded if item.exposure.night == night),
+            rejected=tuple(error for error, _ in rejected),
+            rejected_nights=tuple(nights for _, nights in rejected),
         )
 
 
@@ -117,10 +113,10 @@ def find_raws(
     BadInputError
         If the folder is absent or has no files. What is wrong with single files is reported, not raised.
     """
-    ignored: list[Ignored] = []
-    rejected: list[BadInputError] = []
-    found: list[RawExposure] = []
-    jobs = list(_jobs(Path(folder), ignored))
+    files = search_files(Path(folder), _WANTED)
+    ignored, found = files.ignored, list[RawExposure]()
+    rejected: list[Rejected] = [(problem, frozenset()) for problem in files.problems]
+    jobs = list(_jobs(files))
     for (path, _), finding in zip(jobs, _inspect(jobs, processes), strict=True):
         match finding:
             case RawExposure():
@@ -128,14 +124,20 @@ def find_raws(
             case str():
                 ignored.append(Ignored(path, finding))
             case BadInputError():
-                rejected.append(finding)
+                rejected.append((finding, possible_nights(path)))
     wanted: list[RawExposure] = []
     excluded: list[Excluded] = []
     for exposure in _unique(found, rejected, ignored):
         good, bad = _wanted(exposure, exclusions or Exclusions())
         wanted += [good] if good else []
         excluded += bad
-    return RawSearch(tuple(wanted), tuple(excluded), tuple(rejected), tuple(ignored))
+    return RawSearch(
+        exposures=tuple(wanted),
+        excluded=tuple(excluded),
+        rejected=tuple(error for error, _ in rejected),
+        rejected_nights=tuple(nights for _, nights in rejected),
+        ignored=tuple(ignored),
+    )
 
 
 def _wanted(exposure: RawExposure, exclusions: Exclusions) -> tuple[RawExposure | None, list[Excluded]]:
@@ -154,43 +156,27 @@ def _wanted(exposure: RawExposure, exclusions: Exclusions) -> tuple[RawExposure 
 
 def one_error(problems: Sequence[BadInputError]) -> BadInputError | None:
     """Make one error of several, or `None` of none."""
-    if len(problems) <= 1:
-        return problems[0] if problems else None
-    lines = [f"  {number}. {problem}" for number, problem in enumerate(problems[:MAX_LINES], 1)]
-    if len(problems) > MAX_LINES:
-        lines.append(f"  and {len(problems) - MAX_LINES} more")
-    return BadInputError(
-        f"{len(problems)} raw files cannot be taken:\n" + "\n".join(lines) + "\n",
-        "",
-        "mend or remove them, and run again: what is there already is not ingested twice",
-    )
+    what = "raw files cannot be taken"
+    return joined(problems, what, "", "mend or remove them, and run again: nothing is ingested twice")
 
 
-def _jobs(folder: Path, ignored: list[Ignored]) -> Iterator[Job]:
+def _jobs(files: FileSearch) -> Iterator[Job]:
     """Yield the FITS files with what an index beside them says; stale or damaged indices are passed over."""
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "does not exist"
-        raise BadInputError(f"The data folder {state}", str(folder), _WANTED)
-    seen = {folder.resolve()}
-    empty = True
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if Path(root, name).resolve() not in seen)
-        seen.update(Path(root, name).resolve() for name in folders)
-        index, written = _index(Path(root), ignored) if INDEX in names else ({}, 0.0)
-        for path in (Path(root, name) for name in sorted(names) if name != INDEX):
-            empty = False
-            real = path.resolve()
-            if not path.is_file():
-                ignored.append(Ignored(path, "not a file, or a broken link"))
-            elif real in seen:
-                ignored.append(Ignored(path, f"the same file as {real}"))
-            elif not path.name.endswith(_FITS) and not _begins_as_fits(path):
-                ignored.append(Ignored(path, "not FITS"))
-            else:
-                seen.add(real)
-                yield path, index.get(path.name) if path.stat().st_mtime <= written else None
-    if empty:
-        raise BadInputError("The data folder is empty", str(folder), _WANTED)
+    indices = {path.parent: _index(path, files.ignored) for path in files.indices}
+    for path in files.files:
+        if not path.name.endswith(_FITS) and not _begins_as_fits(path):
+            files.ignored.append(Ignored(path, "not FITS"))
+        else:
+            index, written = indices.get(path.parent, ({}, 0.0))
+            yield path, index.get(path.name) if path.name in index and _age(path) <= written else None
+
+
+def _age(path: Path) -> float:
+    """Return when a file was written; one that has gone meanwhile is older than anything."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _begins_as_fits(path: Path) -> bool:
@@ -200,8 +186,7 @@ def _begins_as_fits(path: Path) -> bool:
         return False
 
 
-def _index(folder: Path, ignored: list[Ignored]) -> tuple[Mapping[str, Any], float]:
-    path = folder / INDEX
+def _index(path: Path, ignored: list[Ignored]) -> tuple[Mapping[str, Any], float]:
     try:
         return process_index_data(
             json.loads(path.read_text()), force_metadata=True, force_dict=False
@@ -211,9 +196,7 @@ def _index(folder: Path, ignored: list[Ignored]) -> tuple[Mapping[str, Any], flo
         return {}, 0.0
 
 
-def _unique(
-    found: list[RawExposure], rejected: list[BadInputError], ignored: list[Ignored]
-) -> list[RawExposure]:
+def _unique(found: list[RawExposure], rejected: list[Rejected], ignored: list[Ignored]) -> list[RawExposure]:
     """Take each exposure once: of copies the fullest, of files that claim one number the first."""
     first: dict[int, RawExposure] = {}
     for exposure in sorted(found, key=lambda one: (-len(one.detectors), one.path)):
@@ -225,7 +208,8 @@ def _unique(
                 Ignored(exposure.path, f"another copy of exposure {there.exposure}, {there.path} is taken")
             )
         else:
-            rejected.append(two_claims(exposure, str(there.path), there.obs_id))
+            error = two_claims(exposure, str(there.path), there.obs_id)
+            rejected.append((error, frozenset([exposure.night])))
     return sorted(first.values(), key=lambda exposure: (exposure.begin, exposure.exposure))
 
 
