@@ -2,8 +2,9 @@
 # Repository bootstrap
 
 Creates the Butler repository and fills it with what every night needs: the instrument with its 62 science
-detectors and filters, the sky map, the reference catalogue cut into HTM shards, the collections. Ends with a
-verification that prints, for each of these, what was expected and what was found.
+detectors and filters, the sky map, the curated calibrations (crosstalk, defects), the reference catalogue cut
+into HTM shards, the collections. Ends with a verification that prints, for each of these, what was expected
+and what was found.
 
 **Safe to repeat**: what exists is left alone, what is missing is added. A repository of another instrument,
 or one with another registry, is refused.
@@ -15,7 +16,7 @@ from tololo.facility.configuration import facility
 from tololo.operators.bootstrap import BootstrapOperator
 from tololo.params import DEFAULT_ARGS, common_params
 
-STEPS = ["create", "instrument", "skymap", "refcats", "verify"]
+STEPS = ["create", "instrument", "skymap", "calibrations", "refcats", "verify"]
 
 with DAG(
     "repo_bootstrap",
@@ -54,7 +55,7 @@ with DAG(
             None,
             type=["null", "string"],
             title="Calibrations",
-            description="Folder of curated calibrations; InstCal exposures need none.",
+            description="Folder of curated calibrations (crosstalk, defects); empty: the facility's own.",
             section="Repository",
         ),
         "refcats": Param(

@@ -50,7 +50,7 @@ def build(folder: Path, **plan: Any) -> Path:
             kind = DatasetType(
                 name,
                 dimensions,
-                "StructuredDataDict",
+                "StructuredDataDict" if is_calibration else "ImageV2",
                 universe=butler.dimensions,
                 isCalibration=is_calibration,
             )

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from astropy.table import Table
 from lsst.daf.butler import Butler
 
+from tololo.facility.configuration import INCLUDE
 from tololo.facility.errors import BadInputError, UnavailableError
 from tololo.hooks.bootstrap import STEPS, BootstrapPlan, bootstrap, create, table, verify
 from tololo.hooks.butler import ButlerHook
@@ -34,11 +36,12 @@ def make_plan(folder: Path, **changes: object) -> BootstrapPlan:
         },
         "footprint": [(30.0, -5.0, 0.5)],
         "refcats": {"gaia_dr2": str(stars)},
+        "calibrations": str(INCLUDE / "configs" / "curated"),
     }
     return BootstrapPlan(**(settings | changes))
 
 
-def content(repository: str) -> dict[str, object]:
+def content(repository: str) -> dict[str, Any]:
     """Everything that a second bootstrap could double."""
     with Butler.from_config(repository) as butler:
         elements = ("instrument", "detector", "physical_filter", "skymap", "tract", "patch")
@@ -46,6 +49,7 @@ def content(repository: str) -> dict[str, object]:
         return {
             **{e: len(butler.query_dimension_records(e, explain=False, limit=None)) for e in elements},
             "datasets": sorted(str(ref.id) for ref in datasets),
+            "types": sorted(kind.name for kind in butler.registry.queryDatasetTypes()),
             "collections": {i.name: i.children for i in butler.collections.query_info("*")},
         }
 
@@ -55,13 +59,15 @@ def test_bootstrap_twice_adds_nothing(tmp_path: Path) -> None:
     assert set(bootstrap(plan)) == set(STEPS)
     first = content(plan.repository)
     assert first["detector"] == 62
+    assert {"raw", "crosstalk", "defects", "instcal_image"} <= set(first["types"])
     done = bootstrap(plan)
     assert done["create"] == "was there"
     assert "0 shards written" in done["refcats"]
     assert content(plan.repository) == first
     checks = verify(plan)
     assert all(check.good for check in checks), table(checks)
-    assert {"detectors", "sky map rings: patches", "gaia_dr2: shards"} <= {check.what for check in checks}
+    said = {check.what for check in checks}
+    assert {"detectors", "sky map rings: patches", "curated calibrations", "gaia_dr2: shards"} <= said
     assert "62" in table(checks)
 
 
@@ -75,7 +81,7 @@ def test_each_step_alone_and_verification_tells_what_is_missing(tmp_path: Path) 
     assert (wrong[0] > wrong[1] > wrong[-1], wrong[-1]) == (True, 0)
 
 
-@pytest.mark.parametrize("place", ["makeRepo", "replace", "instrument", "shards"])
+@pytest.mark.parametrize("place", ["makeRepo", "replace", "instrument", "calibrations", "shards"])
 def test_killed_and_run_again(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from tololo.reduction.formats import refcat
     from tololo.reduction.instrument.decam import DarkEnergyCamera
@@ -92,6 +98,8 @@ def test_killed_and_run_again(tmp_path: Path, place: str, monkeypatch: pytest.Mo
             patched.setattr(os, "replace", kill)
         elif place == "instrument":
             patched.setattr(DarkEnergyCamera, "_records", kill)
+        elif place == "calibrations":
+            patched.setattr("lsst.daf.butler.direct_butler.DirectButler.put", kill)
         else:
             patched.setattr(refcat, "shards", kill)
         with pytest.raises(KeyboardInterrupt):

@@ -22,6 +22,7 @@ WORK: dict[str, Callable[[CurationHook, Path], Any]] = {
     "associate": lambda hook, _: hook.associate("tag", ["bias"], [OLD]),
     "disassociate": lambda hook, _: hook.disassociate("marked", ["bias"]),
     "certify": lambda hook, _: hook.certify("other", ["bias"], [OLD], "20190401"),
+    "register_curated": lambda hook, folder: hook.register_curated(folder / "files"),
     "decertify": lambda hook, _: hook.decertify(CALIB, "bias", ".."),
     "write_chain": lambda hook, _: hook.write_chain("20190401/bias"),
     "prune": lambda hook, _: hook.prune([NEW], unlink=True),
@@ -42,6 +43,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = CurationHook(build(folder / "other"))
     other.certify(CALIB, ["bias"], [NEW], "20200401")
     other.export_calibrations(folder / "export", [CALIB])
+    (folder / "files").mkdir()
+    (folder / "files" / "crosstalk.yaml").write_text(
+        "versions:\n- {source: me, coefficients: {28A: {28B: 1.0e-4}}}\n"
+    )
     (folder / "a.yaml").write_text("level: 7\n")
     (folder / "list.csv").write_text("file,detector\na.yaml,7\n")
     return folder
@@ -86,6 +91,7 @@ def load(hook: CurationHook, folder: Path) -> None:
     hook.certify(CALIB, ["bias"], [NEW], "20190401", dry_run=True)
     hook.ingest_files("bias", "mine", folder / "list.csv", transfer="copy", dry_run=True)
     hook.prune([NEW], unlink=True, dry_run=True)
+    hook.register_curated(folder / "files", dry_run=True)
 
 
 def test_a_repository_that_cannot_be_written_to_is_told(shared: Path) -> None:

@@ -14,12 +14,25 @@ from tololo.facility.calibrations import NO_OWN, checked_limits
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.nights import shift
 from tololo.hooks.calibrations import certifications, certify
+from tololo.hooks.curated_calibrations import dead_detectors, register_curated, register_types
 from tololo.hooks.night_calibrations import NightCalibrations, certify_night, read_record
 from tololo.hooks.validity import parse_validity
 
 from .curated import content, die, in_process, snapshot
 from .night_repository import DETECTORS, NIGHT, G, R, add_raws, build, make, used
 
+DEFECTS = """# %ECSV 1.0
+# ---
+# datatype:
+# - {name: x0, datatype: int32}
+# - {name: y0, datatype: int32}
+# - {name: width, unit: pix, datatype: int32}
+# - {name: height, unit: pix, datatype: int32}
+# - {name: valid, datatype: string}
+# - {name: reason, datatype: string}
+# schema: astropy-2.0
+x0 y0 width height valid reason
+"""
 BEFORE, AFTER = shift(NIGHT, -1), shift(NIGHT, 1)
 
 
@@ -199,6 +212,22 @@ def test_only_what_the_raws_need_is_borrowed(butler: Butler) -> None:
     assert [use["detectors"] for use in report.borrowed] == [[25, 26]]
     assert decide(butler, "flat", raws=[f"{NIGHT}/flat/raw"]).known == 3 - 1
     assert sorted(used(butler, "flat")) == [25, 26, 27]
+
+
+def test_a_dead_ccd_needs_nothing(butler: Butler, tmp_path: Path) -> None:
+    make(butler, "bias", detectors=DETECTORS[1:])
+    with pytest.raises(BadInputError, match=f"detector {DETECTORS[0]}"):
+        decide(butler)
+    line = '0 0 2048 4096 20180101.. "dead"'
+    for detector, what in ((DETECTORS[0], line), (DETECTORS[1], line.replace("2048", "1024"))):
+        file = tmp_path / "curated" / "defects" / f"{detector}.ecsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(DEFECTS + what + "\n")
+    register_types(butler)
+    register_curated(butler, tmp_path / "curated")
+    assert decide(butler).missing == []
+    assert dead_detectors(butler, NIGHT) == {DETECTORS[0]}
+    assert dead_detectors(butler, 20171231) == set()
 
 
 def test_what_was_certified_by_hand_stays(butler: Butler) -> None:

@@ -12,7 +12,7 @@ from operators.airflow_context import connect, context
 from tololo.operators.bootstrap import BootstrapOperator
 from tololo.simulation.truth import Truth
 
-STEPS = ["create", "instrument", "skymap", "refcats", "verify"]
+STEPS = ["create", "instrument", "skymap", "calibrations", "refcats", "verify"]
 
 
 @pytest.fixture
@@ -22,7 +22,13 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(stars: Path | str | None, **params: Any) -> Any:
-    defaults = {"registry": "sqlite", "instrument": "DECam", "skymap": "decam_rings", "steps": STEPS}
+    defaults = {
+        "registry": "sqlite",
+        "instrument": "DECam",
+        "skymap": "decam_rings",
+        "calibrations": None,
+        "steps": STEPS,
+    }
     chosen = defaults | {"refcats": None if stars is None else str(stars)} | params
     return BootstrapOperator(task_id="bootstrap").execute(context(**chosen))
 
@@ -42,6 +48,7 @@ def test_twice_adds_nothing(repository: Path, small_nights: Truth) -> None:
     assert not repository.exists()
     first = run(small_nights.reference)
     assert first["checks"]["detectors"] == "62"
+    assert first["checks"]["curated calibrations"] == "3"
     before = content(repository)
     assert before["datasets"]
     second = run(small_nights.reference)
@@ -57,6 +64,10 @@ def test_what_is_missing_is_named_and_nothing_is_made(
         "no reference stars": (tmp_path / "nowhere", {}),
         "no sky map 'hsc'.*decam_rings": (small_nights.reference, {"skymap": "hsc"}),
         "no database.*choose sqlite": (small_nights.reference, {"registry": "postgresql"}),
+        "no curated calibrations.*nowhere": (
+            small_nights.reference,
+            {"calibrations": str(tmp_path / "nowhere")},
+        ),
     }
     for says, (stars, params) in wrong.items():
         with pytest.raises(AirflowFailException, match=says):

@@ -14,7 +14,7 @@ from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.images import Planes
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.raw import RawAmplifier, RawDetector, read_pixels, read_raw
-from tololo.reduction.isr import Corrected, Crosstalk, correct
+from tololo.reduction.isr import Corrected, Crosstalk, Neighbour, Share, correct
 from tololo.reduction.kernels.cosmic_rays import find_cosmic_rays
 from tololo.reduction.kernels.isr import measure_overscan
 from tololo.simulation.raw import simulate_raw_nights
@@ -184,6 +184,82 @@ def test_crosstalk_is_taken_out_at_the_mirrored_place(south: bool) -> None:
     for ghost in ghosts:
         assert abs(without[ghost].mean() - 400) > 30 * error
         assert abs(planes.image[ghost].mean() - 400) < 5 * error
+
+
+def bright_spots(seed: int) -> NDArray[np.float64]:
+    """A sky with ten spots from faint to nearly full, far from the edges and the line between amplifiers."""
+    rng = np.random.default_rng(seed)
+    sky = np.full((HEIGHT, 2 * WIDTH), 300.0)
+    for number, level in enumerate(np.linspace(5_000, 160_000, 10)):
+        y, x = 20 + 56 * number, int(rng.integers(20, 200)) + (number % 2) * WIDTH
+        sky[y : y + 24, x : x + 24] = level
+    return sky
+
+
+def dithered(pixels: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Whole counts that are right on average."""
+    return np.floor(pixels + np.random.default_rng(7).random(pixels.shape)).astype(np.uint16)
+
+
+def test_crosstalk_that_bends_beyond_an_onset_is_taken_out() -> None:
+    share = Share(4e-4, 20_000.0, 9e-4, -2e-8, 1e-12)
+    truth = simulate(bright_spots(1))
+    a, b = truth.raw.amplifiers
+    pixels = truth.raw.pixels.astype(float)
+    signal = truth.raw.pixels[b.data][:, ::-1] - drift("B")[:, None]
+    excess = np.maximum(signal - 20_000, 0)
+    pixels[a.data] += 4e-4 * np.minimum(signal, 20_000) + 9e-4 * excess - 2e-8 * excess**2 + 1e-12 * excess**3
+    with_it = replace(truth.raw, pixels=dithered(pixels))
+    want = correct(truth.raw, bias=truth.bias, flat=truth.flat).planes
+    bent = correct(with_it, bias=truth.bias, flat=truth.flat, crosstalk=Crosstalk(share)).planes
+    straight = correct(with_it, bias=truth.bias, flat=truth.flat, crosstalk=Crosstalk(4e-4)).planes
+    spot = np.zeros(truth.raw.shape, bool)
+    spot[a.target] = signal > 30_000
+    assert spot.sum() > 500
+    rounded = GAIN["A"] / 12**0.5 / np.sqrt(spot.sum())
+    assert abs(float((bent.image - want.image)[spot].mean())) < 5 * rounded
+    assert float((straight.image - want.image)[spot].mean()) > 20
+    np.testing.assert_allclose(bent.variance[spot].mean(), want.variance[spot].mean(), rtol=2e-3)
+
+
+@pytest.mark.parametrize("south", [True, False])
+@pytest.mark.parametrize(("victim", "source"), [("A", "A"), ("A", "B"), ("B", "B"), ("B", "A")])
+def test_crosstalk_from_another_ccd_is_taken_out(victim: str, source: str, south: bool) -> None:
+    truth, other = simulate(300.0, south=south), simulate(bright_spots(2), 2, south=south)
+    there = replace(other.raw, detector=26)
+    own = {a.name: a for a in truth.raw.amplifiers}
+    signal = other.raw.pixels[own[source].data] - drift(source)[:, None]
+    if victim != source:
+        signal = signal[:, ::-1]
+    pixels = truth.raw.pixels.astype(float)
+    pixels[own[victim].data] += 2e-4 * signal
+    with_it = replace(truth.raw, pixels=dithered(pixels))
+    crosstalk = Crosstalk(neighbours=(Neighbour(victim, 26, source, Share(2e-4)),))
+    options = {"bias": truth.bias, "flat": truth.flat}
+    want = correct(truth.raw, **options).planes  # type: ignore[arg-type]
+    without = correct(with_it, crosstalk=crosstalk, **options)  # type: ignore[arg-type]
+    found = correct(with_it, crosstalk=crosstalk, neighbours={26: there}, **options)  # type: ignore[arg-type]
+    spot = np.zeros(truth.raw.shape, bool)
+    spot[own[victim].target] = signal > 10_000
+    assert spot.sum() > 500
+    assert without.ghosts == {}
+    assert float((without.planes.image - want.image)[spot].mean()) > 10
+    assert abs(float((found.planes.image - want.image)[spot].mean())) < 0.3
+    # What is fainter than a tenth of the read noise stays: the sky's is nobody's.
+    assert spot.sum() <= found.ghosts[26] < 0.05 * spot.size
+    np.testing.assert_allclose(found.planes.variance[spot].mean(), want.variance[spot].mean(), rtol=1e-3)
+    assert found.planes.variance.min() > 0
+    with pytest.raises(BadInputError, match="not read at that time"):
+        correct(with_it, crosstalk=crosstalk, neighbours={26: replace(there, exposure=1)})
+
+
+def test_a_neighbour_without_overscan_gives_nothing() -> None:
+    truth, other = simulate(300.0), simulate(bright_spots(2), 2)
+    there = replace(spoilt(other, 65535, "A"), detector=26)
+    pairs = (Neighbour("A", 26, "A", Share(2e-4)), Neighbour("B", 26, "A", Share(2e-4)))
+    found = correct(truth.raw, crosstalk=Crosstalk(neighbours=pairs), neighbours={26: there})
+    assert found.ghosts == {26: 0}
+    np.testing.assert_array_equal(found.planes.image, correct(truth.raw).planes.image)
 
 
 def test_masks_hold_all_that_is_saturated_defective_or_without_a_flat() -> None:

@@ -103,6 +103,23 @@ def test_an_odd_exposure_is_left_out_and_named(ccd: Ccd, options: dict[str, Any]
     assert 0.95 < pull_of(ccd, master, np.s_[:, :]) < 1.05
 
 
+def test_known_defects_are_bad_and_an_amplifier_of_them_is_dead(ccd: Ccd) -> None:
+    known = np.zeros((4096, 2048), bool)
+    known[10:20, 30:40] = True
+    known[:, WIDTH:] = True
+    master = combine_bias(ccd.loads(1, 5), known)
+    bad = (master.planes.bits & BIT["BAD"]) != 0
+    assert bad[10:20, 30:40].all()
+    assert bad[:, WIDTH:].all()
+    assert 0.95 < pull_of(ccd, master, np.s_[:, :WIDTH]) < 1.05
+    a, b = rows_of(master)
+    assert (a["problem"], b["problem"]) == ("", "all of its pixels are known to be bad")
+    assert reasons_against("bias", [a, b]) == []
+    known[:] = True
+    with pytest.raises(NothingToDoError, match=r"No amplifier can be used \(amplifier A: all of its pixels"):
+        combine_bias(ccd.loads(1, 5), known)
+
+
 def broken() -> RawDetector:
     raise BadInputError("The pixels cannot be read: it is cut short", "file.fits.fz", "fetch it again")
 

@@ -17,6 +17,7 @@ from tololo.facility import collections
 from tololo.facility.errors import BadInputError
 from tololo.hooks.butler import CONFIG, ButlerHook
 from tololo.hooks.chains import write_chain
+from tololo.hooks.curated_calibrations import CURATED, missing_curated, register_curated, register_types
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
     from tololo.reduction.formats.skymap import SkyMap
 
-STEPS = ("create", "instrument", "skymap", "refcats", "chains")
+STEPS = ("create", "instrument", "skymap", "calibrations", "refcats", "chains")
 DEFAULTS = "DECam/defaults"
+INPUTS = (collections.REFCATS, collections.SKYMAPS, CURATED, collections.INSTCAL_RUN)
+"""Collections that every night finds, also where there is nothing in them yet."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class BootstrapPlan:
         Circles (ra, dec, radius in degrees) that the tracts are registered over; all tracts if empty.
     refcats : `dict` [`str`, `str`]
         Tables or folders of tables by name of the catalogue.
+    calibrations : `str`
+        Folder of curated calibrations; empty for none.
     """
 
     repository: str
@@ -54,6 +59,7 @@ class BootstrapPlan:
     skymaps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     footprint: Sequence[tuple[float, float, float]] = ()
     refcats: Mapping[str, str] = field(default_factory=dict)
+    calibrations: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def bootstrap(plan: BootstrapPlan, steps: Iterable[str] = STEPS) -> dict[str, st
     ----------
     plan : `BootstrapPlan`
     steps : iterable of `str`, optional
-        Some of ``create, instrument, skymap, refcats, chains``.
+        Some of ``create, instrument, skymap, calibrations, refcats, chains``.
 
     Returns
     -------
@@ -108,6 +114,7 @@ def bootstrap(plan: BootstrapPlan, steps: Iterable[str] = STEPS) -> dict[str, st
         for step, work in (
             ("instrument", _instrument),
             ("skymap", _skymaps),
+            ("calibrations", _calibrations),
             ("refcats", _refcats),
             ("chains", _chains),
         ):
@@ -152,13 +159,18 @@ def create(plan: BootstrapPlan) -> bool:
         )
     from lsst.daf.butler import Butler, Config
     from lsst.daf.butler.registry.interfaces import SchemaAlreadyDefinedError
+    from lsst.utils.introspection import get_full_type_name
     from sqlalchemy.exc import OperationalError
+
+    from tololo.reduction.formats.compact_formatter import STORAGE_CLASSES, CompactFormatter
 
     config = Config()
     if url:
         config["registry", "db"] = url
     if plan.namespace:
         config["registry", "namespace"] = plan.namespace
+    for storage_class in STORAGE_CLASSES:
+        config["datastore", "formatters", storage_class] = get_full_type_name(CompactFormatter)
     new = root.with_name(f"{root.name.replace('.', '_')}-new")  # to the Butler a dot starts an extension
     shutil.rmtree(new, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +202,7 @@ def verify(plan: BootstrapPlan) -> list[Check]:
     Returns
     -------
     checks : `list` [`Check`]
-        Instrument, detectors, filters, tracts and patches, shards and chains.
+        Instrument, detectors, filters, tracts and patches, curated calibrations, shards and chains.
 
     Raises
     ------
@@ -218,9 +230,11 @@ def verify(plan: BootstrapPlan) -> list[Check]:
             ]
         for name, skymap in _maps(plan).items():
             checks += _check_skymap(name, skymap, records, _regions(plan))
+        if plan.calibrations:
+            checks.append(_equal("curated calibrations", *missing_curated(butler, plan.calibrations)))
         for name, source in plan.refcats.items():
             checks += _check_refcat(name, source, butler, _regions(plan))
-        for name in (collections.REFCATS, collections.SKYMAPS, collections.INSTCAL_RUN, DEFAULTS):
+        for name in (*INPUTS, DEFAULTS):
             there = name in butler.collections.query("*")
             checks.append(_equal(f"collection {name}", "there", "there" if there else "missing"))
     return checks
@@ -256,11 +270,18 @@ def table(checks: Sequence[Check]) -> str:
 
 def _instrument(plan: BootstrapPlan, butler: Butler) -> str:
     from tololo.reduction.ingest import dataset_types
+    from tololo.reduction.ingest_raw import dataset_type
     from tololo.reduction.instrument import DarkEnergyCamera
 
     DarkEnergyCamera().register(butler.registry)
     dataset_types(butler)
+    dataset_type(butler)
+    register_types(butler)
     return "registered"
+
+
+def _calibrations(plan: BootstrapPlan, butler: Butler) -> str:
+    return str(register_curated(butler, plan.calibrations)) if plan.calibrations else "none asked for"
 
 
 def _skymaps(plan: BootstrapPlan, butler: Butler) -> str:
@@ -288,10 +309,10 @@ def _chains(plan: BootstrapPlan, butler: Butler) -> str:
     from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
 
     butler.collections.register(collections.REFCATS, CollectionType.CHAINED)
+    butler.collections.register(CURATED, CollectionType.CALIBRATION)
     for run in (collections.SKYMAPS, collections.INSTCAL_RUN):
         butler.collections.register(run)
-    inputs = (collections.REFCATS, collections.SKYMAPS, collections.INSTCAL_RUN)
-    report = write_chain(butler, DEFAULTS, (), inputs)
+    report = write_chain(butler, DEFAULTS, (), INPUTS)
     return f"{DEFAULTS}: {', '.join(report.children)}"
 
 

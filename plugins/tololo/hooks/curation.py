@@ -13,6 +13,7 @@ from typing import Any
 from tololo.hooks import (
     calibration_transfer,
     calibrations,
+    curated_calibrations,
     dataset_types,
     exports,
     files,
@@ -110,6 +111,13 @@ class CurationHook(ButlerHook):
         """Certify calibrations for a validity range: `tololo.hooks.calibrations.certify`."""
         with self.session(writeable=not dry_run) as butler:
             return calibrations.certify(butler, collection, types, sources, validity, where, dry_run=dry_run)
+
+    def register_curated(
+        self, folder: str | Path, *, dry_run: bool = False
+    ) -> curated_calibrations.CuratedReport:
+        """Register curated calibrations: `tololo.hooks.curated_calibrations.register_curated`."""
+        with self.session(writeable=not dry_run) as butler:
+            return curated_calibrations.register_curated(butler, folder, dry_run=dry_run)
 
     def decertify(
         self, collection: str, dataset_type: str, validity: str, where: str = "", *, dry_run: bool = False

@@ -41,6 +41,7 @@ from tololo.hooks.calibration_candidates import (
     own,
     runs_below,
 )
+from tololo.hooks.curated_calibrations import dead_detectors
 from tololo.hooks.selection import INSTRUMENT, new_collection
 from tololo.hooks.validity import describe_validity, parse_validity
 
@@ -173,7 +174,10 @@ def certify_night(
             f"A {kind!r} is not certified by night", "kind", f"name one of {', '.join(KINDS)}"
         )
     nights_within(night, max_age)
-    needed = needed_by(butler, kind, raws or _raws(night, kind), where)
+    dead = dead_detectors(butler, night)
+    needed = {
+        key for key in needed_by(butler, kind, raws or _raws(night, kind), where) if key.detector not in dead
+    }
     mine, present = own(butler, night, kind, limits), certified_for(butler, night, kind)
     by_hand: Chosen = {key: (item.ref, night, BY_HAND) for key, item in present.items() if item.night is None}
     chosen: Chosen = {key: (ref, night, "") for key, ref in mine.good.items()} | by_hand

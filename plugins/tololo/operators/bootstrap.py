@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class BootstrapOperator(FacilityOperator):
     """Create the repository and fill it; then compare what is expected with what is found.
 
-    Reads the params ``repo``, ``registry``, ``skymap``, ``refcats``, ``steps`` and ``dry_run``.
+    Reads the params ``repo``, ``registry``, ``skymap``, ``calibrations``, ``refcats``, ``steps`` and
+    ``dry_run``.
     """
 
     def work(self, context: Context) -> Any:
@@ -52,6 +54,7 @@ class BootstrapOperator(FacilityOperator):
 
     def _plan(self, params: Any) -> BootstrapPlan:
         from tololo.hooks.bootstrap import BootstrapPlan, footprint_of
+        from tololo.hooks.curated_calibrations import read_curated
 
         connection = BaseHook.get_connection(params["repo"])
         url = str(
@@ -78,10 +81,21 @@ class BootstrapOperator(FacilityOperator):
                 "There are no reference stars", stars or "param refcats", "name a table or a folder"
             )
         refcats = {facility().refcat: str(stars)}
+        calibrations = ""
+        if "calibrations" in params["steps"]:
+            calibrations = str(params["calibrations"] or curated_folder())
+            read_curated(calibrations)  # a mistake in it shall be known before anything is made
         return BootstrapPlan(
             repository=str(connection.host),
             registry_url=url,
             skymaps={params["skymap"]: definitions[params["skymap"]]},
             footprint=footprint_of(stars),
             refcats=refcats,
+            calibrations=calibrations,
         )
+
+
+def curated_folder() -> Path:
+    """Return the facility's folder of curated calibrations: the one beside its configuration, else ours."""
+    own = Path(os.environ.get("TOLOLO_FACILITY") or INCLUDE / "configs" / "facility.yaml").parent / "curated"
+    return own if own.is_dir() else INCLUDE / "configs" / "curated"

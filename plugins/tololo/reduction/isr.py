@@ -7,7 +7,10 @@ out by their bits, and an invented value would only look like data. Cosmic rays 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +19,57 @@ from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.images import Planes
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.raw import RawAmplifier, RawDetector
-from tololo.reduction.kernels.isr import Levels, correct_amplifier, measure_overscan
+from tololo.reduction.kernels.isr import Levels, correct_amplifier, measure_overscan, subtract_ghosts
 from tololo.reduction.kernels.saturation import grow_saturation
 
 _NONE = np.empty((0, 0), np.float32)
 
 
-@dataclass(frozen=True)
-class Crosstalk:
-    """What part of the other amplifier's signal (above its overscan, ADU) each amplifier of a CCD gets.
+GHOST = 0.1
+"""Read noises; what arrives of a pixel of another CCD is subtracted if it is more than that."""
 
-    The two are read at the same time from opposite sides: the crosstalk of a pixel comes from its mirror
-    image about the line between them.
+
+class Share(NamedTuple):
+    """What arrives of a signal (ADU above the overscan): a part of it, a polynomial of what exceeds an onset.
+
+    Up to ``onset`` it is ``linear * signal``, beyond ``linear * onset + first * excess + second * excess**2 +
+    third * excess**3``.
     """
 
-    a_from_b: float = 0.0
-    b_from_a: float = 0.0
+    linear: float
+    onset: float = math.inf
+    first: float = 0.0
+    second: float = 0.0
+    third: float = 0.0
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """What an amplifier (``A`` or ``B``) gets from one of another CCD."""
+
+    victim: str
+    detector: int
+    amplifier: str
+    share: Share
+
+
+@dataclass(frozen=True)
+class Crosstalk:
+    """What each amplifier of a CCD gets of the other's signal, and of those of other CCDs.
+
+    Amplifiers are read at the same time: those on opposite sides of their CCDs from opposite sides, so that
+    the crosstalk of a pixel comes from its mirror image about the line between the two, those on the same
+    side alike.
+    """
+
+    a_from_b: Share | float = 0.0
+    b_from_a: Share | float = 0.0
+    neighbours: tuple[Neighbour, ...] = ()
+
+    @property
+    def sources(self) -> list[int]:
+        """The other CCDs."""
+        return sorted({neighbour.detector for neighbour in self.neighbours})
 
 
 @dataclass(frozen=True)
@@ -69,10 +107,13 @@ class Corrected:
         Image (e-), variance (e-²) and mask bits of the assembled CCD.
     overscan : `dict` [`str`, `OverscanStats`]
         By amplifier name.
+    ghosts : `dict` [`int`, `int`]
+        From how many pixels what they got from another CCD was taken, by that CCD.
     """
 
     planes: Planes
     overscan: dict[str, OverscanStats]
+    ghosts: dict[int, int] = field(default_factory=dict)
 
 
 def correct(
@@ -83,6 +124,7 @@ def correct(
     flat: NDArray[np.float32] | None = None,
     defects: NDArray[np.bool_] | None = None,
     crosstalk: Crosstalk = Crosstalk(),
+    neighbours: Mapping[int, RawDetector] | None = None,
     out: Planes | None = None,
 ) -> Corrected:
     """Remove overscan, crosstalk, bias, gain and flat field, and give each pixel its variance and mask.
@@ -99,6 +141,9 @@ def correct(
         Pixels to mask.
     crosstalk : `Crosstalk`
         Coefficients.
+    neighbours : mapping [`int`, `RawDetector`], optional
+        Raws of the same exposure of the CCDs that crosstalk comes from; of one that is not there, none is
+        subtracted.
     out : `Planes`, optional
         Planes of the same shape to overwrite, which saves fresh memory from one CCD to the next.
 
@@ -145,29 +190,79 @@ def correct(
         )
     a, b = raw.amplifiers
     number = 0
-    for own, other, fraction in ((a, b, crosstalk.a_from_b), (b, a, crosstalk.b_from_a)):
+    for own, other, part in ((a, b, crosstalk.a_from_b), (b, a, crosstalk.b_from_a)):
         found, source = levels[own.name], levels[other.name]
-        mirrored = own.data[1].stop - own.data[1].start == other.data[1].stop - other.data[1].start
-        if fraction and not mirrored:
-            raise BadInputError("Amplifiers of different widths have no crosstalk from mirror images", where)
+        share = part if isinstance(part, Share) else Share(part)
+        if share.linear:
+            _refuse_unlike(own, other, where)
         number += correct_amplifier(
             pixels, _corner(own.data), _size(own.data), found.rows, _corner(other.data), source.rows,
-            0.0 if source.problem else float(fraction), float(own.gain), read_noise(own, found),
+            (*(Share(0.0) if source.problem else share),), float(own.gain), read_noise(own, found),
             float(own.saturation), zero, uncertainty, response, known, BIT["BAD"], BIT["SATURATED"],
             _corner(own.target), planes.image, planes.variance, planes.bits,
         )  # fmt: skip
         if found.problem:
             planes.bits[own.target] |= BIT["BAD"]
+    ghosts = _subtract_neighbours(raw, levels, crosstalk, neighbours or {}, response, planes)
     if number:
         grow_saturation(planes.image, planes.variance, planes.bits, BIT["SATURATED"])
     return Corrected(
-        planes, {amplifier.name: _stats(amplifier, levels[amplifier.name]) for amplifier in (a, b)}
+        planes, {amplifier.name: _stats(amplifier, levels[amplifier.name]) for amplifier in (a, b)}, ghosts
     )
 
 
 def read_noise(amplifier: RawAmplifier, levels: Levels) -> float:
     """Return the measured read noise in electrons, or the header's where nothing could be measured."""
     return float(amplifier.read_noise if levels.problem else levels.noise * amplifier.gain)
+
+
+def _subtract_neighbours(
+    raw: RawDetector,
+    levels: Mapping[str, Levels],
+    crosstalk: Crosstalk,
+    neighbours: Mapping[int, RawDetector],
+    flat: NDArray[np.float32],
+    planes: Planes,
+) -> dict[int, int]:
+    """Subtract what comes from other CCDs; return from how many pixels, by CCD."""
+    ghosts = {number: 0 for number in crosstalk.sources if number in neighbours}
+    victims = {amplifier.name: amplifier for amplifier in raw.amplifiers}
+    for number in ghosts:
+        there = neighbours[number]
+        where = f"exposure {raw.exposure}, detectors {raw.detector} and {number}"
+        if there.exposure != raw.exposure or there.detector != number:
+            raise BadInputError(
+                f"Exposure {there.exposure}, detector {there.detector} is not read at that time", where
+            )
+        pixels = np.ascontiguousarray(there.pixels, dtype=np.uint16)
+        for source in there.amplifiers:
+            wanted = [n for n in crosstalk.neighbours if (n.detector, n.amplifier) == (number, source.name)]
+            found = measure_overscan(pixels[source.overscan], source.saturation) if wanted else None
+            if found is None or found.problem:
+                continue
+            for neighbour in wanted:
+                own = victims[neighbour.victim]
+                _refuse_unlike(own, source, where)
+                noise = read_noise(own, levels[own.name])
+                ghosts[number] += subtract_ghosts(
+                    pixels, _corner(source.data), _size(source.data), found.rows,
+                    _is_left(own) != _is_left(source), (*neighbour.share,), GHOST * noise / own.gain,
+                    float(own.gain), noise, flat, _corner(own.target), planes.image, planes.variance,
+                )  # fmt: skip
+    return ghosts
+
+
+def _is_left(amplifier: RawAmplifier) -> bool:
+    return bool(amplifier.target[1].start == 0)
+
+
+def _refuse_unlike(one: RawAmplifier, other: RawAmplifier, where: str) -> None:
+    if _size(one.data) != _size(other.data):
+        raise BadInputError(
+            f"Amplifiers of {_size(one.data)} and {_size(other.data)} pixels are not read pixel by pixel",
+            where,
+            "use whole CCDs, or no crosstalk",
+        )
 
 
 def _planes(shape: tuple[int, int], out: Planes | None) -> Planes:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tololo.reduction.formats.images import Planes
 from tololo.reduction.formats.masks import BIT
-from tololo.reduction.formats.raw import RawAmplifier
-from tololo.reduction.isr import correct
+from tololo.reduction.formats.raw import RawAmplifier, RawDetector
+from tololo.reduction.isr import Corrected, correct
 from tololo.reduction.kernels.blocks import pair_noise
 from tololo.reduction.master import (
     Master,
@@ -48,6 +48,7 @@ ODD_NOISE = 1.25
 
 def combine_bias(
     loads: Iterable[tuple[int, Load]],
+    defects: NDArray[np.bool_] | None = None,
     *,
     n_sigma: float = 4.0,
     min_inputs: int = 3,
@@ -60,6 +61,8 @@ def combine_bias(
     ----------
     loads : iterable of (`int`, callable)
         Exposure numbers, and what reads the raw of each.
+    defects : `numpy.ndarray`, (ny, nx), bool, optional
+        Pixels that are known to be bad, of the whole CCD; the raws may be of its lower left part.
     n_sigma : `float`
         Where the mean is clipped.
     min_inputs : `int`
@@ -77,7 +80,12 @@ def combine_bias(
     NothingToDoError
         If fewer than ``min_inputs`` can be used; the message names the others and why.
     """
-    found = load_frames(loads, lambda raw, out: correct(raw, out=out), OBSERVATION_TYPES, in_adu=True)
+
+    def signature(raw: RawDetector, out: Planes | None) -> Corrected:
+        known = None if defects is None else defects[: raw.shape[0], : raw.shape[1]]
+        return correct(raw, defects=known, out=out)
+
+    found = load_frames(loads, signature, OBSERVATION_TYPES, in_adu=True)
     used = found.without({}, min_inputs)
     used = found.without(_odd(used, found.living), min_inputs)
     sigma = {amplifier.name: _noise(used, amplifier) for amplifier in found.living}

@@ -112,17 +112,19 @@ def load_frames(
     -------
     frames : `Frames`
         An exposure that cannot be read is refused with the reason. An amplifier without a usable overscan in
-        more than half of the exposures is dead; in fewer, these exposures are refused.
+        more than half of the exposures is dead; in fewer, these exposures are refused. One whose pixels are
+        all known to be bad is dead too.
 
     Raises
     ------
     NothingToDoError
-        If none can be read.
+        If none can be read, or both amplifiers are dead.
     """
     frames: list[Frame] = []
     refused: dict[int, str] = {}
     first: RawDetector | None = None
     planes: Planes | None = None
+    dead: dict[str, str] = {}
     for exposure, load in loads:
         if len(frames) == MOST_INPUTS:
             refused[exposure] = f"there are {MOST_INPUTS} others"
@@ -139,17 +141,23 @@ def load_frames(
             refused[exposure] = error.what
             continue
         first, planes = first or raw, corrected.planes
+        for amplifier in raw.amplifiers:
+            bad = (planes.bits[amplifier.target] & BIT["BAD"]) != 0
+            if not corrected.overscan[amplifier.name].problem and bad.all():
+                dead[amplifier.name] = "all of its pixels are known to be bad"
         frames.append(_frame(exposure, raw, corrected, in_adu))
     if first is None:
         why = "; ".join(f"{exposure}: {reason}" for exposure, reason in refused.items())
         raise NothingToDoError("No exposure can be used" + (f" ({why})" if why else ""))
-    dead: dict[str, str] = {}
     for name in (amplifier.name for amplifier in first.amplifiers):
         problems = {f.exposure: f.overscan[name].problem for f in frames if f.overscan[name].problem}
         if 2 * len(problems) > len(frames):
             dead[name] = next(iter(problems.values()))
         else:
             refused |= {number: f"amplifier {name}: {problem}" for number, problem in problems.items()}
+    if len(dead) == len(first.amplifiers):
+        reasons = "; ".join(f"amplifier {name}: {reason}" for name, reason in sorted(dead.items()))
+        raise NothingToDoError(f"No amplifier can be used ({reasons})", f"detector {first.detector}")
     return Frames(first.detector, first.amplifiers, first.shape, frames, refused, dead)
 
 

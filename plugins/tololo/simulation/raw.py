@@ -16,6 +16,7 @@ from astropy.table import Table, vstack
 from tololo.simulation.folder import is_finished, whole_folder
 from tololo.simulation.raw_camera import Chip, make_chip
 from tololo.simulation.raw_cards import raw_primary
+from tololo.simulation.raw_crosstalk import add_leaks, crosstalk_table, draw_leaks
 from tololo.simulation.raw_detector import (
     Conditions,
     DetectorTask,
@@ -107,8 +108,11 @@ def _write(folder: Path, plan: RawPlan, seed: int, exposures: list[RawExposure],
         for chip in chips
     ]
     found = list(_run(tasks, processes))
+    leaks = draw_leaks(plan, chips, seed)
     (folder / "exposures").mkdir()
     for exposure in exposures:
+        if exposure.kind == "object":
+            add_leaks(folder, plan, seed, exposure, chips, leaks)
         _join(folder, plan, exposure)
     shutil.rmtree(folder / "parts")
     (folder / REFERENCE).parent.mkdir()
@@ -124,6 +128,7 @@ def _write(folder: Path, plan: RawPlan, seed: int, exposures: list[RawExposure],
         exposures=_exposure_table(plan, science),
         calibrations=_calibration_table(exposures, conditions),
         amplifiers=_amplifier_table(chips),
+        crosstalk=crosstalk_table(chips, leaks),
         views=Table([row for part in found for row in part.views]),
     )
     truth.write()

@@ -118,7 +118,7 @@ def simulate_detector(task: DetectorTask) -> DetectorTruth:
             task.folder, exposure.seen.visit, chip.ccd.id, Events(pixels, charge, full, bled, levels)
         )
         header = raw_detector_header(plan, exposure, chip)
-        part_path(task.folder, exposure, chip.ccd.id).write_bytes(_hdu(raw, header))
+        part_path(task.folder, exposure, chip.ccd.id).write_bytes(hdu_bytes(raw, header))
     return DetectorTruth(rows, view_rows, vstack(sources) if sources else Table())
 
 
@@ -153,9 +153,17 @@ def _sigma(psf: Psf) -> float:
     return psf.fwhm[0] / 2.355
 
 
-def _hdu(raw: NDArray[np.uint16], header: fits.Header) -> bytes:
+def hdu_bytes(raw: NDArray[np.uint16], header: fits.Header) -> bytes:
     """Return a compressed HDU as the bytes that stand in a file."""
     hdu = fits.CompImageHDU(raw, header, compression_type="RICE_1")
     file = BytesIO()
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(file)
     return file.getvalue()[_BLOCK:]
+
+
+def read_pixels(part: bytes) -> NDArray[np.uint16]:
+    """Return the pixels of what `hdu_bytes` made."""
+    file = BytesIO()
+    fits.PrimaryHDU().writeto(file)
+    with fits.open(BytesIO(file.getvalue() + part)) as hdus:
+        return np.asarray(hdus[1].data, np.uint16)

@@ -14,7 +14,7 @@ from tololo.reduction.instrument.detectors import HEIGHT, WIDTH, detector
 from tololo.reduction.kernels.calibration import GAIA_TO_DECAM
 from tololo.simulation.plan import Plan, PlannedExposure
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same plan and seed would give other files."""
 
 SMALLEST = 128
@@ -118,6 +118,8 @@ class RawPlan:
         Scatter of the header's pointing (arcsec per axis) and turn (degrees) against the truth.
     crosstalk : `float`
         Typical share of one amplifier's signal that the other one of its CCD gets.
+    neighbour_crosstalk : `float`
+        The same of CCDs whose numbers follow one another, in science exposures.
     color_term : `float`
         By how much the camera sees stars fainter than the bands of the truth say, mag per mag of BP - RP
         beyond `COLOR_PIVOT`.
@@ -152,6 +154,7 @@ class RawPlan:
     pointing_error: float = 3.0
     turn: float = 0.01
     crosstalk: float = 5e-4
+    neighbour_crosstalk: float = 6e-5
     color_term: float = 0.01
     centred_crpix: bool = False
     flat_level: float = 60000.0

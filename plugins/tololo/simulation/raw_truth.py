@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
@@ -16,7 +17,8 @@ from tololo.simulation.sky import Psf, wcs_of
 from tololo.simulation.truth import TABLES, Truth
 
 REFERENCE_PS1 = Path("ps1", "chunk-00000.fits")
-RAW_TABLES = (*TABLES, "calibrations", "amplifiers", "views")
+RAW_TABLES = (*TABLES, "calibrations", "amplifiers", "crosstalk", "views")
+CURATED = Path("curated")
 
 _TERMS = (("fwhm", 4), ("g1", 3), ("g2", 3))
 
@@ -28,8 +30,9 @@ class RawTruth(Truth):
     Attributes
     ----------
     folder : `pathlib.Path`
-        Holds ``exposures/`` (raws), ``gaia/`` and ``ps1/`` (reference catalogues), ``truth/`` (tables as
-        ECSV; the stars' pixels as Parquet; frames of the detectors as FITS; events of the exposures as NPZ).
+        Holds ``exposures/`` (raws), ``gaia/`` and ``ps1/`` (reference catalogues), ``curated/`` (the camera's
+        crosstalk, as `repo_bootstrap` takes it), ``truth/`` (tables as ECSV; the stars' pixels as Parquet;
+        frames of the detectors as FITS; events of the exposures as NPZ).
     stars, galaxies, transients : `astropy.table.Table`
         As in `Truth`.
     exposures : `astropy.table.Table`
@@ -44,6 +47,9 @@ class RawTruth(Truth):
         detector, name, amplifier, header_gain, gain (e-/ADU), header_read_noise, read_noise (e-),
         header_saturation (ADU), full_well (e-), level (ADU), crosstalk (share of the other amplifier's
         signal).
+    crosstalk : `astropy.table.Table`
+        victim, source (CCD and amplifier, such as ``28A``), share of the source's signal (ADU above the
+        overscan) that the victim gets; both within and between CCDs.
     views : `astropy.table.Table`
         visit, detector, wcs (cards), terms of the PSF (pixels; see `~tololo.simulation.sky.Psf`), trail_a,
         trail_b, trail_c (line of a satellite, NaN without), trail_sigma (pixels), trail_peak (e-).
@@ -51,6 +57,7 @@ class RawTruth(Truth):
 
     calibrations: Table
     amplifiers: Table
+    crosstalk: Table
     views: Table
 
     @classmethod
@@ -63,6 +70,12 @@ class RawTruth(Truth):
         (self.folder / "truth").mkdir(parents=True, exist_ok=True)
         for name in RAW_TABLES:
             getattr(self, name).write(self.folder / "truth" / f"{name}.ecsv", overwrite=True)
+        coefficients: dict[str, dict[str, float]] = {}
+        for row in self.crosstalk:
+            coefficients.setdefault(str(row["victim"]), {})[str(row["source"])] = float(row["share"])
+        version = {"source": "simulation", "coefficients": coefficients}
+        self.curated.mkdir(exist_ok=True)
+        (self.curated / "crosstalk.yaml").write_text(yaml.safe_dump({"versions": [version]}))
 
     def sources(self, visit: int | None = None, detector: int | None = None) -> Table:
         """Return where the stars are: id, visit, detector, x, y (zero-based pixels), electrons (expected).
@@ -75,6 +88,11 @@ class RawTruth(Truth):
             if value is not None:
                 keep &= np.asarray(table[name]) == value
         return table[keep]
+
+    @property
+    def curated(self) -> Path:
+        """Folder of curated calibrations: what would be known of the camera."""
+        return self.folder / CURATED
 
     @property
     def reference_ps1(self) -> Path:

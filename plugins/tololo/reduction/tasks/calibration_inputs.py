@@ -1,14 +1,16 @@
-"""What the tasks that make master calibrations read: raws one at a time, and the bias valid for them."""
+"""What is read to take the instrument's signature off: raws one at a time, and what is valid for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lsst.daf.butler import CalibrationLookupError, MissingDatasetTypeError
+from lsst.pipe.base import connectionTypes as ct
+
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.raw import RawDetector, raw_detector
-from tololo.reduction.isr import Crosstalk
 from tololo.reduction.master_frames import Load
 
 if TYPE_CHECKING:
@@ -43,29 +45,67 @@ def read_raw(handle: DeferredDatasetHandle) -> RawDetector:
 def valid_for_raws(
     dataset_type: DatasetType, registry: Registry, data_id: DataCoordinate, collections: Sequence[str]
 ) -> list[DatasetRef]:
-    """Find the calibration that is valid for all raws of a quantum.
+    """Find the calibration that is valid for the raws of a quantum; if it changes, for the first of them.
 
     The middleware looks validity up by the time of the quantum's own data ID, and one that combines exposures
-    has none.
+    has none. A dataset type that the repository does not know has no datasets.
     """
     records = registry.queryDimensionRecords(
         "exposure", datasets="raw", collections=collections, dataId=data_id, check=False
     )
-    timespans = [record.timespan for record in records if record.timespan is not None]
+    timespans = sorted(record.timespan for record in records if record.timespan is not None)
     if not timespans:
         return []
-    whole = timespans[0]
-    for timespan in timespans[1:]:
-        whole = type(whole)(min(whole.begin, timespan.begin), max(whole.end, timespan.end))
-    found = registry.findDataset(
-        dataset_type, data_id.subset(dataset_type.dimensions), collections=collections, timespan=whole
+    whole = type(timespans[0])(timespans[0].begin, max(timespan.end for timespan in timespans))
+    for timespan in (whole, timespans[0]):
+        try:
+            found = registry.findDataset(
+                dataset_type,
+                data_id.subset(dataset_type.dimensions),
+                collections=collections,
+                timespan=timespan,
+            )
+        except MissingDatasetTypeError:
+            return []
+        except CalibrationLookupError:  # it changes between the raws
+            continue
+        return [] if found is None else [found]
+    return []
+
+
+def curated_input(name: str, doc: str, *, for_raws: bool = False) -> ct.PrerequisiteInput:
+    """Return a connection to a curated calibration of the CCD, which the repository may be without.
+
+    Parameters
+    ----------
+    name : `str`
+        ``crosstalk`` or ``defects``.
+    doc : `str`
+        What it is for.
+    for_raws : `bool`, optional
+        It shall be valid for all raws of a quantum that combines exposures.
+    """
+    return ct.PrerequisiteInput(
+        doc=doc,
+        name=name,
+        storageClass="StructuredDataDict",
+        dimensions=("instrument", "detector"),
+        isCalibration=True,
+        minimum=0,
+        lookupFunction=valid_for_raws if for_raws else None,
     )
-    return [] if found is None else [found]
 
 
-def crosstalk_of(coefficients: Mapping[str, float]) -> Crosstalk:
-    """Return the crosstalk of a task's configuration, ``A`` and ``B`` being the amplifiers that receive."""
-    return Crosstalk(coefficients.get("A", 0.0), coefficients.get("B", 0.0))
+def optional(butlerQC: Any, inputRefs: Any, name: str) -> Any:
+    """Return a dataset of a connection that may have none, `None` then."""
+    ref = getattr(inputRefs, name, None)
+    return None if ref is None else butlerQC.get(ref)
+
+
+def run_of(inputRefs: Any, name: str) -> str:
+    """Return the RUN of a dataset of a connection that may have none, empty then."""
+    ref = getattr(inputRefs, name, None)
+    return "" if ref is None else str(ref.run)
 
 
 def header_of(metrics: Any, **further: Any) -> dict[str, Any]:

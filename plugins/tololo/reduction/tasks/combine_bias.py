@@ -10,9 +10,10 @@ from astropy import units as u
 from lsst.pipe.base import connectionTypes as ct
 
 from tololo.facility.errors import NothingToDoError
+from tololo.reduction.curated import defects_of
 from tololo.reduction.master import master_image
 from tololo.reduction.master_bias import combine_bias
-from tololo.reduction.tasks.calibration_inputs import header_of, loads_of
+from tololo.reduction.tasks.calibration_inputs import curated_input, header_of, loads_of, optional
 
 
 class CombineBiasConnections(pipe_base.PipelineTaskConnections, dimensions=("instrument", "detector")):
@@ -26,8 +27,9 @@ class CombineBiasConnections(pipe_base.PipelineTaskConnections, dimensions=("ins
         multiple=True,
         deferLoad=True,
     )
+    defects = curated_input("defects", "Pixels that are known to be bad.", for_raws=True)
     bias = ct.Output(
-        doc="Structure above the overscan, ADU; pixels found to be hot are BAD.",
+        doc="Structure above the overscan, ADU; pixels known or found to be bad are BAD.",
         name="bias",
         storageClass="MaskedImageV2",
         dimensions=("instrument", "detector"),
@@ -66,9 +68,11 @@ class CombineBiasTask(pipe_base.PipelineTask):
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Combine the biases of one detector."""
         config = self.config
+        known = optional(butlerQC, inputRefs, "defects")
         try:
             master = combine_bias(
                 loads_of(butlerQC.get(inputRefs.raws)),
+                defects_of(known),
                 n_sigma=config.n_sigma,
                 min_inputs=config.min_inputs,
                 hot_pixel=config.hot_pixel,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import lsst.pex.config as pex_config
 import lsst.pipe.base as pipe_base
 from lsst.pipe.base import connectionTypes as ct
 
 from tololo.facility.errors import NothingToDoError
+from tololo.reduction.curated import crosstalk_of, defects_of
 from tololo.reduction.flat_levels import load_flats, measure_levels
 from tololo.reduction.formats.images import Planes, planes_of
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.master_frames import Frames
-from tololo.reduction.tasks.calibration_inputs import crosstalk_of, loads_of, valid_for_raws
+from tololo.reduction.tasks.calibration_inputs import curated_input, loads_of, optional, valid_for_raws
 
 
 class FlatInputConnections(
@@ -40,15 +40,16 @@ class FlatInputConnections(
         minimum=0,  # a detector without a bias is left out, and the others go on
         lookupFunction=valid_for_raws,
     )
+    crosstalk = curated_input(
+        "crosstalk",
+        "What each amplifier gets of the other; what comes from other CCDs is evenly lit and left.",
+        for_raws=True,
+    )
+    defects = curated_input("defects", "Pixels that are known to be bad.", for_raws=True)
 
 
 class FlatInputConfig(pipe_base.PipelineTaskConfig, pipelineConnections=FlatInputConnections):
-    """How the instrument's signature is taken off flats."""
-
-    crosstalk = pex_config.DictField[str, float](
-        doc="Part of the other amplifier's signal that an amplifier gets, by receiver: 'A' and 'B'.",
-        default={},
-    )
+    """No choices of the reading."""
 
 
 class FlatInputTask(pipe_base.PipelineTask):
@@ -70,11 +71,11 @@ class FlatInputTask(pipe_base.PipelineTask):
             detector = inputRefs.raws[0].dataId["detector"]
             raise pipe_base.NoWorkFound(f"No bias is valid for the flats of detector {detector}")
         bias = planes_of(butlerQC.get(inputRefs.bias)[0].get())
-        bad = (bias.bits & BIT["BAD"]) != 0
+        known = defects_of(optional(butlerQC, inputRefs, "defects"), bias.image.shape)
+        bad = ((bias.bits & BIT["BAD"]) != 0) | known
+        crosstalk = crosstalk_of(optional(butlerQC, inputRefs, "crosstalk"))
         try:
-            found = load_flats(
-                loads_of(butlerQC.get(inputRefs.raws)), bias.image, bad, crosstalk_of(self.config.crosstalk)
-            )
+            found = load_flats(loads_of(butlerQC.get(inputRefs.raws)), bias.image, bad, crosstalk)
         except NothingToDoError as error:
             raise pipe_base.NoWorkFound(str(error)) from error
         return found, bias
