@@ -10,7 +10,8 @@ telescope, instrument.
 
 **Sources**: `apdb` publishes diaObjects (forced fluxes on difference images), by default those with the most
 significant detections, or those at the targets of a list. `visits` publishes a list of targets, with forced
-fluxes on the visit images of all nights. A list has one target a line: `name ra dec` in degrees.
+fluxes on the visit images of all nights: from raws where a night has such, else from InstCal. A list has one
+target a line: `name ra dec` in degrees.
 """
 
 from airflow.sdk import DAG, Param

@@ -5,6 +5,10 @@ Combines the visits of several nights into templates for difference imaging, by 
 versions: with the same inputs nothing is done, with other inputs a new version is made, and the chain
 `{subset}/{type}/coadd` always points at the accepted one.
 
+Visits come from raws (`{night}/drp`) where a night has such, else from InstCal (`{night}/instcal`), unless
+the param *Visits* says which. What the scorecard of its night flags or rejects is left out, and the log says
+which and why; of a night without a scorecard all visits are taken.
+
 **Makes** `direct_warp` and `template_coadd` below `{subset}/{type}/coadd/v<N>`; what went in is tagged in
 `{subset}/{type}/coadd/inputs`.
 
@@ -54,6 +58,16 @@ with DAG(
             examples=BANDS,
             title="Bands",
             description="Empty: all bands that the nights have.",
+            section="Selection",
+        ),
+        "proc_type": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "drp", "instcal"],
+            values_display={"null": "drp, else instcal"},
+            title="Visits",
+            description="drp: from raws; instcal: from InstCal; "
+            "empty: of each night those from raws, if it has some.",
             section="Selection",
         ),
         "patches": Param(

@@ -13,7 +13,9 @@ from operators.airflow_context import TEMPLATE, connect, context
 from operators.conftest import Templated, coadd_operator
 from tololo.facility import collections
 from tololo.facility.configuration import facility
+from tololo.facility.scorecard import read_limits
 from tololo.hooks.butler import ButlerHook
+from tololo.hooks.scorecard import score_night
 from tololo.operators.template import AcceptTemplateOperator, SelectTemplateInputsOperator
 
 CHAIN = "2019/meanclip/coadd"
@@ -62,6 +64,7 @@ def test_the_first_version(templated: Templated) -> None:
         "visits": 1,
         "images": 1,
         "new": True,
+        "left_out": {},
     }
     assert ran["chain"] == f"{CHAIN}/v1"
     assert ran["run"].startswith(f"{CHAIN}/v1/template_coadds/coadd/2")
@@ -129,6 +132,44 @@ def test_a_selection_of_nothing_is_skipped_with_the_reason(
     with pytest.raises(AirflowSkipException, match=says):
         select(**ALL | params)
     assert ButlerHook(repository).collections() == before
+
+
+def test_visits_that_a_scorecard_flags_are_left_out(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = GOOD_VISITS[1]
+    with Butler.from_config(str(repository), writeable=True) as butler:
+        # It has the worse seeing of the two.
+        score_night(butler, NIGHT, "instcal", limits=read_limits({"seeing": {"flag": 1.1}}))
+    planned = select(**ALL, dry_run=True)
+    assert planned["left_out"] == {str(other): "flagged"}
+    selected = select(**ALL)
+    assert f"left out: 1 flagged ({other})" in capsys.readouterr().out
+    # What is left is what version 1 was made of.
+    assert (selected["version"], selected["new"], selected["visits"]) == (f"{CHAIN}/v1", False, 1)
+    with pytest.raises(AirflowSkipException, match=rf"None of the 1 visits .* 1 flagged \({other}\)"):
+        select(**ALL | {"where": f"visit = {other}"})
+    # A dry run of what would be new plans it without that visit.
+    planned = select(**ALL | {"coadd_subset": "2020"}, dry_run=True)
+    assert planned["where"].endswith(f" AND visit NOT IN ({other})")
+    counts = coadd_operator(planned).execute(context(**ALL, dry_run=True))
+    assert counts["expected"] == templated_expected(repository)
+
+
+def templated_expected(repository: Path) -> int:
+    """How many quanta version 1, of one visit, has."""
+    with Butler.from_config(str(repository)) as butler:
+        warps = butler.query_datasets("makeDirectWarp_metadata", f"{CHAIN}/v1")
+        return len(warps) + len(butler.query_datasets("assembleTemplateCoadd_metadata", f"{CHAIN}/v1"))
+
+
+@pytest.mark.parametrize("proc_type", ["drp", "instcal"])
+def test_the_kind_of_visits_can_be_chosen(repository: Path, proc_type: str) -> None:
+    if proc_type == "instcal":
+        assert select(**ONE, proc_type=proc_type)["version"] == f"{CHAIN}/v1"
+        return
+    with pytest.raises(AirflowSkipException, match="visits of nights none"):
+        select(**ONE, proc_type=proc_type)
 
 
 @pytest.mark.parametrize("nights", ["last week", "20190230", "20190310:20190301"])

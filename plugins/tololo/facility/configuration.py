@@ -7,18 +7,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from tololo.facility import scorecard
 from tololo.facility.calibrations import MAX_AGE, Limits, checked_limits, limits_schema
 from tololo.facility.errors import BadInputError
 from tololo.facility.sites import SITES, offered, settings_schema
+from tololo.facility.yaml_file import line_of, read_yaml
+
+if TYPE_CHECKING:
+    import yaml
 
 INCLUDE = Path(os.environ.get("TOLOLO_INCLUDE") or Path(__file__).parents[3] / "include")
 """The folder of pipelines and configurations."""
 
 TEMPLATE_TYPES = ("meanclip", "mean", "median", "min")
+
+SOURCES = ("raw", "instcal")
 
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}
 _SCHEMA: dict[str, Any] = {
@@ -46,6 +51,7 @@ _SCHEMA: dict[str, Any] = {
         "sites": settings_schema(),
         "cores": {"type": "integer", "minimum": 1},
         "data": {"type": "string"},
+        "source": {"enum": list(SOURCES)},
         "reference_stars": {"type": "string"},
         "transfer": {"enum": ["direct", "symlink", "copy", "move"]},
         "templates": {
@@ -59,6 +65,7 @@ _SCHEMA: dict[str, Any] = {
             "additionalProperties": False,
             "properties": {"max_age": {"type": "integer", "minimum": 0}, "limits": limits_schema()},
         },
+        "scorecard": scorecard.schema(),
         "difference": {
             "type": "object",
             "additionalProperties": False,
@@ -76,10 +83,11 @@ class Facility:
     """The facility as configured.
 
     ``repository`` is the root folder of the Butler repository, ``registry`` the kind of its database,
-    ``data`` the default folder of a night's files, ``cores`` what runs may use of this machine. ``sites``
-    are the compute sites that it offers, with their settings (`tololo.facility.sites`); ``site`` is the one
+    ``data`` the default folder of a night's files, ``source`` what these are, ``cores`` what runs may use of
+    this machine. ``sites`` are the compute sites that it offers, with their settings (`tololo.facility.sites`); ``site`` is the one
     that is used unless a run names another. ``calibration_limits`` is what makes master calibrations good
-    enough (`tololo.facility.calibrations`), ``calibration_age`` how many days away they may be.
+    enough (`tololo.facility.calibrations`), ``calibration_age`` how many days away they may be. ``scorecard``
+    is what makes a visit good enough (`tololo.facility.scorecard`).
     """
 
     name: str
@@ -92,6 +100,7 @@ class Facility:
     sites: Mapping[str, Mapping[str, Any]]
     cores: int
     data: str
+    source: str
     reference_stars: str
     transfer: str
     template_subset: str
@@ -100,6 +109,7 @@ class Facility:
     association_radius: float
     calibration_age: int
     calibration_limits: Limits
+    scorecard: scorecard.Limits
 
 
 @functools.cache
@@ -139,6 +149,7 @@ def read_facility(path: Path) -> Facility:
         sites=offered(expanded.get("sites") or {}),
         cores=expanded["cores"],
         data=expanded.get("data", ""),
+        source=expanded.get("source", "raw"),
         reference_stars=expanded.get("reference_stars", ""),
         transfer=expanded.get("transfer", "direct"),
         template_subset=expanded["templates"]["subset"],
@@ -147,26 +158,14 @@ def read_facility(path: Path) -> Facility:
         association_radius=difference.get("association_radius", 1.0),
         calibration_age=calibrations.get("max_age", MAX_AGE),
         calibration_limits=checked_limits(calibrations.get("limits")),
+        scorecard=scorecard.read_limits(expanded.get("scorecard")),
     )
 
 
 def _validated(path: Path) -> dict[str, Any]:
     import jsonschema
 
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            "The facility's configuration cannot be read",
-            str(path),
-            f"set TOLOLO_FACILITY ({error})",
-        ) from error
-    try:
-        node = yaml.compose(text)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise BadInputError(f"Not YAML: {error.problem}", f"{path}, line {line}", "mend that line") from error
+    content, node = read_yaml(path, "The facility's configuration", "set TOLOLO_FACILITY")
     faults = sorted(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda e: list(e.path))
     if faults:
         fault = faults[0]
@@ -174,13 +173,16 @@ def _validated(path: Path) -> dict[str, Any]:
     if content["site"] not in offered(content.get("sites") or {}):
         site = content["site"]
         raise _wrong(path, node, ["site"], f"{site!r} is not offered", f"put `{site}:` under `sites:`")
+    if found := scorecard.misordered(content.get("scorecard")):
+        keys, message = found
+        raise _wrong(path, node, ["scorecard", *keys], message, "docs/scorecard.md says which is which")
     return dict(content)
 
 
 def _wrong(
     path: Path, node: yaml.Node | None, keys: list[str | int], message: str, remedy: str
 ) -> BadInputError:
-    key, line = ".".join(map(str, keys)) or "(top)", _line(node, keys)
+    key, line = ".".join(map(str, keys)) or "(top)", line_of(node, keys)
     return BadInputError(
         f"Wrong configuration: {message}",
         f"{path}, line {line}, key {key}",
@@ -197,15 +199,3 @@ def _keys(fault: Any) -> list[str | int]:
     elif fault.validator == "additionalProperties":
         named = there - set(fault.schema["properties"])
     return [*fault.absolute_path, *sorted(named)[:1]]
-
-
-def _line(node: yaml.Node | None, path: list[str | int]) -> int:
-    """Return the line of a key, or of the mapping that lacks it."""
-    line = 1
-    for part in path:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        for key, value in pairs:
-            if key.value == part:
-                line, node = key.start_mark.line + 1, value
-                break
-    return line

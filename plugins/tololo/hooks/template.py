@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tololo.facility import collections
 from tololo.facility.errors import NothingToDoError
 from tololo.facility.nights import select_nights
+from tololo.facility.scorecard import FLAGGED, REJECTED
 from tololo.hooks.butler import ButlerHook
 from tololo.hooks.chains import write_chain
+from tololo.hooks.visit_chains import LeftOut, left_out, visit_chains
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef
-
-VISITS = "instcal"
-"""Processing type of the visits that go into templates."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,8 @@ class TemplateSelection:
     """Visits that make one version of a template.
 
     ``version`` is the collection of the version's RUNs, ``inputs`` the TAGGED collection of its visit images;
-    where a dry run made none, the chains of the nights, separated by commas.
+    where a dry run made none, the chains of the nights, separated by commas. ``left_out`` are the visits that
+    were selected too and that the scorecard of their night does not accept.
     """
 
     version: str
@@ -32,6 +32,7 @@ class TemplateSelection:
     n_visits: int
     n_images: int
     is_new: bool
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 class TemplateHook:
@@ -54,8 +55,13 @@ class TemplateHook:
         self.template_type = template_type
         self.chain = collections.coadd(coadd_subset, template_type)
 
-    def select(self, nights: str, where: str, *, dry_run: bool = False) -> TemplateSelection:
+    def select(
+        self, nights: str, where: str, *, proc_type: str | None = None, dry_run: bool = False
+    ) -> TemplateSelection:
         """Choose visit images and find or make the version that they are.
+
+        Visits that the scorecard of their night flags or rejects are left out; of a night without a scorecard
+        all are taken.
 
         Parameters
         ----------
@@ -63,26 +69,38 @@ class TemplateHook:
             List, range or glob; empty for all nights that have visits.
         where : `str`
             Data query on the visits.
+        proc_type : `str`, optional
+            ``drp`` or ``instcal``, as `~tololo.hooks.visit_chains.visit_chains` takes it.
         dry_run : `bool`
             Write nothing.
 
         Raises
         ------
         NothingToDoError
-            No visit image is selected.
+            No visit image is selected, or none that is good enough.
         BadInputError
-            The nights cannot be read.
+            The nights cannot be read, or there is no such processing type.
         """
         with self.butler_hook.open(writeable=not dry_run) as butler:
-            there = self._nights(butler)
+            there = visit_chains(butler, proc_type)
             chosen = select_nights(nights, there) if nights.strip() else sorted(there)
-            refs = self._images(butler, [night for night in chosen if night in there], where)
-            if not refs:
-                nights_there = ", ".join(map(str, sorted(there))) or "none"
+            chains = [there[night] for night in chosen if night in there]
+            selected = self._images(butler, chains, where)
+            if not selected:
+                nights_there = ", ".join(map(str, there)) or "none"
                 raise NothingToDoError(
                     f"No visit image is selected by nights {nights or 'all'!r} and {where or 'no query'!r}",
                     f"{self.butler_hook.repository}: visits of nights {nights_there}",
                     "run nightly_decam for these nights",
+                )
+            visits = {int(ref.dataId["visit"]) for ref in selected}
+            not_good = left_out(butler, chains, (FLAGGED, REJECTED)).of(visits)
+            refs = [ref for ref in selected if ref.dataId["visit"] not in not_good.visits]
+            if not refs:
+                raise NothingToDoError(
+                    f"None of the {len(visits)} visits that are selected is good enough: {not_good}",
+                    f"{self.butler_hook.repository}: scorecards of {', '.join(chains)}",
+                    "look at the scorecards; their limits are in facility.yaml",
                 )
             number, is_new = self._version(butler, refs)
             version = collections.template_version(self.coadd_subset, self.template_type, number)
@@ -91,9 +109,9 @@ class TemplateHook:
             if not dry_run:
                 self._tag(butler, inputs, refs)
             elif is_new:
-                inputs = ",".join(collections.chain(VISITS, night) for night in used)
-            visits = {ref.dataId["visit"] for ref in refs}
-            return TemplateSelection(version, inputs, used, len(visits), len(refs), is_new)
+                inputs = ",".join(there[night] for night in used)
+            n_visits = len(visits - not_good.visits.keys())
+            return TemplateSelection(version, inputs, used, n_visits, len(refs), is_new, not_good)
 
     def accept(self, version: str) -> int:
         """Point the chain at a version; return how many templates it holds.
@@ -122,14 +140,8 @@ class TemplateHook:
             write_chain(butler, self.chain, (), [version, *inputs[1:]], drop=True)
             return _templates(butler, self.chain)
 
-    def _nights(self, butler: Butler) -> set[int]:
-        suffix = f"/{VISITS}"
-        names = butler.collections.query(f"*{suffix}")
-        return {int(name.removesuffix(suffix)) for name in names if name.removesuffix(suffix).isdigit()}
-
     @staticmethod
-    def _images(butler: Butler, nights: list[int], where: str) -> list[DatasetRef]:
-        chains = [collections.chain(VISITS, night) for night in nights]
+    def _images(butler: Butler, chains: list[str], where: str) -> list[DatasetRef]:
         if not chains or not list(butler.registry.queryDatasetTypes("visit_image")):
             return []
         query = f"instrument = 'DECam' AND ({where})" if where else "instrument = 'DECam'"

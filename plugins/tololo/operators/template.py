@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 class SelectTemplateInputsOperator(FacilityOperator):
     """Choose the visits of a template and the version that they make.
 
-    Reads the params ``repo``, ``nights``, ``bands``, ``coadd_subset``, ``template_type``, ``detectors`` and
+    Visits that are flagged or rejected by the scorecard of their night are left out. Reads the params
+    ``repo``, ``nights``, ``bands``, ``proc_type``, ``coadd_subset``, ``template_type``, ``detectors`` and
     ``where``. The same visit images as an existing version give that version again; others give a new one.
-    Returns ``version`` and ``inputs`` (collections), ``where`` and the counts.
+    Returns ``version`` and ``inputs`` (collections), ``where``, the counts, and ``left_out``: visits and what
+    their scorecards call them.
     """
 
     def work(self, context: Context) -> Any:
@@ -32,7 +34,10 @@ class SelectTemplateInputsOperator(FacilityOperator):
         )
         bands = ", ".join(f"'{band}'" for band in params["bands"])
         query = data_query(params, f"band IN ({bands})" if bands else "")
-        selection = hook.select(params["nights"] or "", query, dry_run=params["dry_run"])
+        dry_run = params["dry_run"]
+        selection = hook.select(
+            params["nights"] or "", query, proc_type=params.get("proc_type"), dry_run=dry_run
+        )
         self.log.info(
             "%d visit images of %d visits on nights %s make version %s (%s)",
             selection.n_images,
@@ -41,13 +46,19 @@ class SelectTemplateInputsOperator(FacilityOperator):
             selection.version,
             "new" if selection.is_new else "known",
         )
+        self.log.info("Visits left out: %s", selection.left_out)
+        where = f"skymap = '{facility().skymap}'"
+        # What is tagged are the chosen ones; a dry run tags nothing and looks at all of a night.
+        if dry_run and selection.left_out.visits:
+            where += f" AND visit NOT IN ({', '.join(map(str, sorted(selection.left_out.visits)))})"
         return {
             "version": selection.version,
             "inputs": selection.inputs,
-            "where": f"skymap = '{facility().skymap}'",
+            "where": where,
             "visits": selection.n_visits,
             "images": selection.n_images,
             "new": selection.is_new,
+            "left_out": {str(visit): word for visit, word in sorted(selection.left_out.visits.items())},
         }
 
 

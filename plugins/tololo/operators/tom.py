@@ -70,7 +70,7 @@ class PublishLightCurvesOperator(FacilityOperator):
         from tololo.facility.lightcurve import LightCurve
         from tololo.hooks.apdb import ApdbHook
 
-        name = params["apdb"] or collections.apdb(params["coadd_subset"], params["template_type"])
+        name = collections.apdb(params["coadd_subset"], params["template_type"], name=params["apdb"] or "")
         apdb = ApdbHook()
         if not apdb.config_path(name).exists():
             raise NothingToDoError(
@@ -84,19 +84,23 @@ class PublishLightCurvesOperator(FacilityOperator):
         return name, curves
 
     def _from_visits(self, params: Any) -> tuple[str, list[LightCurve]]:
-        """Return the light curves of targets: forced fluxes on the visit images of all nights."""
+        """Return the light curves of targets: forced fluxes on the visit images of all nights.
+
+        Of a night that was reduced from raws and from InstCal those from raws count.
+        """
         from tololo.facility.lightcurve import LightCurve
         from tololo.hooks.butler import ButlerHook
+        from tololo.hooks.visit_chains import visit_chains
         from tololo.reduction.visit_photometry import visit_light_curves
 
         targets = read_targets(params["targets"] or "")
         if not targets:
             raise BadInputError("There are no targets", "param targets", "write one a line: name ra dec")
         hook = ButlerHook.from_connection(params["repo"])
-        chains = hook.collections("*/instcal")
-        if not chains:
-            raise NothingToDoError("There are no visits", hook.repository, "run nightly_decam first")
         with hook.open() as butler:
+            chains = list(visit_chains(butler).values())
+            if not chains:
+                raise NothingToDoError("There are no visits", hook.repository, "run nightly_decam first")
             rows = visit_light_curves(butler, chains, targets)
         for name in (name for name, points in rows.items() if not points):
             self.log.warning("Target %s lies on no visit image", name)

@@ -1,0 +1,203 @@
+"""The scorecard of a night in the Butler: written once for what there is, and what others read of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from tololo.engine.repositories import find_collection, known_types
+from tololo.facility import collections
+from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.facility.nights import parse_night
+from tololo.facility.scorecard import Limits, Word
+from tololo.hooks.calibration_candidates import runs_below
+from tololo.hooks.chains import write_chain
+from tololo.hooks.dataset_types import register_dataset_type
+from tololo.hooks.scorecard_inputs import gather
+from tololo.hooks.selection import INSTRUMENT
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from lsst.daf.butler import Butler
+
+TABLE, SUMMARY, PLOT = "night_scorecard", "night_summary", "night_plot"
+DATASETS = {TABLE: "ArrowAstropy", SUMMARY: "StructuredDataDict", PLOT: "Plot"}
+"""Dataset types and their storage classes; `tololo.reduction.scorecard` says what they hold."""
+
+DIMENSIONS = ("instrument", "day_obs")
+PROC_TYPES = ("drp", "instcal")
+
+
+@dataclass(frozen=True)
+class NightScore:
+    """What came of a night.
+
+    Attributes
+    ----------
+    night : `int`
+    chain, run : `str`
+        Where the scorecard is; no RUN where a dry run wrote none.
+    is_new : `bool`
+        False if the same was there before.
+    visits, accepted : `int`
+    flagged, rejected : `list` [`int`]
+        Visits.
+    text : `str`
+        The scorecard for people.
+    """
+
+    night: int
+    chain: str
+    run: str
+    is_new: bool
+    visits: int
+    accepted: int
+    flagged: list[int]
+    rejected: list[int]
+    text: str
+
+
+def score_night(
+    butler: Butler,
+    night: int | str,
+    proc_type: str,
+    *,
+    where: str = "",
+    limits: Limits | None = None,
+    dry_run: bool = False,
+) -> NightScore:
+    """Judge the visits of a night and record it.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        Writeable, unless it is a dry run.
+    night : `int` or `str`
+        YYYYMMDD.
+    proc_type : `str`
+        ``drp`` or ``instcal``, also with ``_injected``.
+    where : `str`, optional
+        Data query on what was asked for; what was tried before counts too.
+    limits : `~tololo.facility.scorecard.Limits`, optional
+    dry_run : `bool`, optional
+        Write nothing.
+
+    Returns
+    -------
+    score : `NightScore`
+
+    Raises
+    ------
+    NothingToDoError
+        If the night has no exposure.
+    BadInputError
+        If night, processing type or query are wrong.
+
+    Notes
+    -----
+    The three datasets are written in one transaction, and the chain after it. What a killed process leaves is
+    found by the next, which writes the chain, or takes the empty RUN.
+    """
+    from tololo.reduction.scorecard import score, summarise
+    from tololo.reduction.scorecard_text import describe
+
+    night = parse_night(night)
+    if proc_type.removesuffix(collections.INJECTED) not in PROC_TYPES:
+        raise BadInputError(
+            f"There is no scorecard of {proc_type!r}", "proc_type", f"use {' or '.join(PROC_TYPES)}"
+        )
+    chain = collections.chain(proc_type, night)
+    inputs = gather(butler, night, proc_type, where)
+    if not inputs.visits:
+        raise NothingToDoError(f"Night {night} has no exposures", chain, "look at the ingest of this night")
+    scored = score(inputs.visits, proc_type, limits)
+    summary = inputs.rest | summarise(scored, limits)
+    run = _same(butler, night, proc_type, scored.table, summary)
+    is_new = run is None
+    if not dry_run:
+        run = run or _write(butler, night, chain, scored.table, summary)
+        write_chain(butler, chain, [run])
+    counts = {name: summary[name] for name in ("visits", "accepted", "flagged", "rejected")}
+    return NightScore(
+        night=night, chain=chain, run=run or "", is_new=is_new, text=describe(scored.table, summary), **counts
+    )
+
+
+def verdicts(butler: Butler, night: int | str, proc_type: str) -> dict[int, Word]:
+    """Return what the scorecard says of the visits of a night; nothing if there is none."""
+    table = read_scorecard(butler, night, proc_type)
+    if table is None:
+        return {}
+    return {int(row["visit"]): str(row["verdict"]) for row in table}  # type: ignore[misc]
+
+
+def read_scorecard(butler: Butler, night: int | str, proc_type: str) -> Table | None:
+    """Return the newest ``night_scorecard`` of a night, `None` if there is none."""
+    return _newest(butler, TABLE, parse_night(night), proc_type)
+
+
+def read_summary(butler: Butler, night: int | str, proc_type: str) -> dict[str, Any] | None:
+    """Return the newest ``night_summary`` of a night, `None` if there is none."""
+    found = _newest(butler, SUMMARY, parse_night(night), proc_type)
+    return None if found is None else dict(found)
+
+
+def _newest(butler: Butler, kind: str, night: int, proc_type: str) -> Any:
+    runs = _runs(butler, collections.chain(proc_type, night))
+    if not runs or not known_types(butler, [kind]):
+        return None
+    ref = butler.find_dataset(kind, instrument=INSTRUMENT, day_obs=night, collections=runs)
+    return None if ref is None else butler.get(ref)
+
+
+def _runs(butler: Butler, chain: str) -> list[str]:
+    return runs_below(butler, f"{chain}/scorecard")
+
+
+def _same(butler: Butler, night: int, proc_type: str, table: Table, summary: dict[str, Any]) -> str | None:
+    """Return the RUN of the newest scorecard if it says the same."""
+    from tololo.reduction.scorecard import is_same
+
+    before = read_scorecard(butler, night, proc_type)
+    if before is None or not is_same(before, table):
+        return None
+    if _plain(read_summary(butler, night, proc_type)) != _plain(summary):
+        return None
+    runs = _runs(butler, collections.chain(proc_type, night))
+    ref = butler.find_dataset(TABLE, instrument=INSTRUMENT, day_obs=night, collections=runs)
+    return None if ref is None else ref.run
+
+
+def _write(butler: Butler, night: int, chain: str, table: Table, summary: dict[str, Any]) -> str:
+    from tololo.reduction.scorecard_plots import plot_night
+
+    for kind, storage_class in DATASETS.items():
+        register_dataset_type(butler, kind, DIMENSIONS, storage_class)
+    products = {TABLE: table, SUMMARY: _plain(summary), PLOT: plot_night(table, summary)}
+    run = _free_run(butler, night, chain)
+    with butler.transaction():
+        for kind, product in products.items():
+            butler.put(product, kind, instrument=INSTRUMENT, day_obs=night, run=run)
+    return run
+
+
+def _free_run(butler: Butler, night: int, chain: str) -> str:
+    """Return a RUN for a new scorecard: one that was left empty if it is the newest, else one of now."""
+    runs = _runs(butler, chain)
+    if runs and butler.find_dataset(TABLE, instrument=INSTRUMENT, day_obs=night, collections=runs[0]) is None:
+        return runs[0]
+    now = datetime.now(UTC)
+    night_part, _, proc_type = chain.partition("/")
+    while (
+        find_collection(butler, run := collections.run(night_part, proc_type, "scorecard", now)) is not None
+    ):
+        now += timedelta(seconds=1)
+    butler.collections.register(run)
+    return run
+
+
+def _plain(content: Any) -> Any:
+    """Return what JSON makes of it, as it comes back from a file."""
+    return json.loads(json.dumps(content))
