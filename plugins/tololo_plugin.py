@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
+from tololo.pages.views import APPS, VIEWS
+
 
 class TololoPlugin(AirflowPlugin):
-    """Tololo in the list of plugins."""
+    """The pages: a board of nights in the navigation, and a scorecard on every run."""
 
     name = "tololo"
+    fastapi_apps = APPS
+    external_views = VIEWS

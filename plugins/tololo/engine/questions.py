@@ -1,8 +1,8 @@
-"""What can be asked of the process that keeps Butlers open: the questions of the sensors.
+"""What can be asked of the process that keeps Butlers open: the questions of the sensors and of the pages.
 
-Each takes JSON keyword arguments, among them ``repository``, and returns an
-`~tololo.facility.waiting.Answer`. What does not exist yet (a collection, a dataset type) is missing; what can
-never be right (a data query that cannot be read) is a `BadInputError`.
+Each takes JSON keyword arguments, among them ``repository``, and returns JSON. Those of the sensors are here
+and return an `~tololo.facility.waiting.Answer`: what does not exist yet (a collection, a dataset type) is
+missing; what can never be right (a data query that cannot be read) is a `BadInputError`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from lsst.daf.butler import ButlerUserError
 
 from tololo.engine.calibrations import calibrations
 from tololo.engine.coverage import templates
+from tololo.engine.night_questions import night_plot, night_scorecard, scored_nights
 from tololo.engine.repositories import OpenButlers, existing, known_types
 from tololo.facility.errors import BadInputError
 from tololo.facility.waiting import Answer, answer
@@ -87,10 +88,10 @@ def datasets(butler: Butler, dataset_type: str, collections: list[str], where: s
     return answer([f"{count - found} more {dataset_type} {place} ({reason})"], found)
 
 
-def ask_butler(question: Callable[..., Answer]) -> Callable[..., Answer]:
+def ask_butler(question: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a question to a Butler into one that names the repository."""
 
-    def asked(*, repository: str, **arguments: Any) -> Answer:
+    def asked(*, repository: str, **arguments: Any) -> Any:
         try:
             return _BUTLERS.use(repository, lambda butler: question(butler, **arguments))
         except ButlerUserError as error:
@@ -102,7 +103,10 @@ def ask_butler(question: Callable[..., Answer]) -> Callable[..., Answer]:
     return asked
 
 
-QUESTIONS: dict[str, Callable[..., Answer]] = {
-    question.__name__: ask_butler(question) for question in (collections, datasets, calibrations, templates)
+_SENSORS = (collections, datasets, calibrations, templates)
+_PAGES = (night_scorecard, night_plot, scored_nights)
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    question.__name__: ask_butler(question) for question in (*_SENSORS, *_PAGES)
 }
 """The questions by name."""
