@@ -6,7 +6,10 @@ the Alert Production Database (APDB), visit after visit in time order, and measu
 the night's images.
 
 **Makes** `template_detector`, `difference_image`, `dia_source_unfiltered`, `dia_source` and `forced_source`
-in the chain `{night}/{subset}/{type}/diff_instcal`, and rows in the APDB `{subset}_{type}`.
+in the chain `{night}/{subset}/{type}/diff_drp` (visits from raws) or `diff_instcal`, and rows in the APDB
+`{subset}_{type}`.
+
+**Leaves out** visits that the scorecard of the night rejects, and says which and why.
 
 **Waits** for the lock of the APDB while another run works on it, without a worker slot.
 
@@ -34,8 +37,12 @@ from tololo.params import (
     threshold_param,
 )
 
+PROC_TYPE = "{{ ti.xcom_pull('prepare')['proc_type'] }}"
 TEMPLATE = "{{ params.coadd_subset }}/{{ params.template_type }}"
-APDB_LOCK = "apdb:{{ params.apdb or params.coadd_subset ~ '_' ~ params.template_type }}"
+APDB_LOCK = (
+    "apdb:{{ params.apdb or params.coadd_subset ~ '_' ~ params.template_type "
+    "~ ('_injected' if params.injected else '') }}"
+)
 
 with DAG(
     "difference_imaging",
@@ -52,11 +59,20 @@ with DAG(
         **threshold_param(),
         **retry_param(),
         "proc_type": Param(
-            "instcal",
-            type="string",
-            enum=["instcal"],
+            None,
+            type=["null", "string"],
+            enum=[None, "drp", "instcal"],
+            values_display={"null": "drp, else instcal"},
             title="Visits",
-            description="Which visits of the night to use.",
+            description="drp: from raws; instcal: from InstCal; "
+            "empty: those from raws, if the night has some.",
+            section="Selection",
+        ),
+        "injected": Param(
+            False,
+            type="boolean",
+            title="Injected sources",
+            description="Use the visits with injected sources, and an APDB of their own.",
             section="Selection",
         ),
         **apdb_param("APDB"),
@@ -78,9 +94,9 @@ with DAG(
     difference = RunPipelineOperator(
         task_id="difference",
         pipeline=f"{PIPELINES}/difference_imaging.yaml",
-        parent=f"{NIGHT}/{TEMPLATE}/diff_{{{{ params.proc_type }}}}",
+        parent=f"{NIGHT}/{TEMPLATE}/diff_{PROC_TYPE}",
         step="difference",
-        inputs=f"{TEMPLATE}/coadd,{NIGHT}/{{{{ params.proc_type }}}},skymaps",
+        inputs=f"{TEMPLATE}/coadd,{NIGHT}/{PROC_TYPE},skymaps",
         where_terms=[
             "instrument = 'DECam'",
             f"visit.day_obs = {NIGHT}",

@@ -69,7 +69,6 @@ def test_search_order_of_inputs() -> None:
         "20180211/instcal",
     ]
     assert collections.chain_inputs("diff_drp_injected", 20180211, "2018", "mean") == [
-        "fakes",
         "2018/mean/coadd",
         "20180211/drp_injected",
     ]
@@ -81,3 +80,43 @@ def test_search_order_of_inputs() -> None:
     ]
     with pytest.raises(BadInputError, match="nonsense"):
         collections.chain_inputs("nonsense", 20190401)
+
+
+def test_injected_sources_have_names_of_their_own() -> None:
+    assert collections.injection("ring") == "injection/ring"
+    inputs = collections.chain_inputs("drp_injected", 20190401, catalogue="ring")
+    assert inputs == ["injection/ring", *collections.chain_inputs("drp", 20190401)]
+    assert (
+        collections.chain_inputs("instcal_injected", 20190401, catalogue="ring")[-1] == "20190401/instcal/raw"
+    )
+    chain = collections.chain("diff_drp_injected", 20190401, 2019, "meanclip")
+    assert chain == "20190401/2019/meanclip/diff_drp_injected"
+    assert collections.injected("20190401/2019/meanclip/diff_drp") == chain
+    assert collections.is_injected(f"{chain}/difference_imaging/difference/20260101T000000Z")
+    assert not collections.is_injected("20190401/2019/meanclip/diff_drp")
+    assert not collections.is_injected("injection/ring")
+    with pytest.raises(BadInputError, match="injection catalogue"):
+        collections.injection("ring/a")
+
+
+@pytest.mark.parametrize(
+    ("proc_type", "catalogue", "reason"),
+    [
+        ("drp_injected", "", "needs a catalogue"),
+        ("drp", "ring", "no sources of 'ring'"),
+        ("bias_injected", "ring", "'bias_injected' is not known"),
+        ("coadd_injected", "ring", "'coadd_injected' is not known"),
+    ],
+)
+def test_only_visits_have_injected_sources(proc_type: str, catalogue: str, reason: str) -> None:
+    with pytest.raises(BadInputError, match=reason):
+        collections.chain_inputs(proc_type, 20190401, "2019", "meanclip", catalogue)
+
+
+def test_injected_sources_never_share_an_apdb() -> None:
+    assert collections.apdb("2019", "meanclip", injected=True) == "2019_meanclip_injected"
+    assert collections.apdb("2019", "meanclip", name="trial") == "trial"
+    assert collections.apdb("2019", "meanclip", injected=True, name="trial_injected") == "trial_injected"
+    for name, injected in (("trial", True), ("trial_injected", False)):
+        with pytest.raises(BadInputError, match=f"'{name}'"):
+            collections.apdb("2019", "meanclip", injected=injected, name=name)

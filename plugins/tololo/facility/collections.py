@@ -16,7 +16,7 @@ REFCATS = "refcats"
 SKYMAPS = "skymaps"
 CALIBS = "DECam/calib"
 BAD_PIXELS = "DECam/calib_bpm"
-INJECTIONS = "fakes"
+INJECTIONS = "injection"
 RAW_RUN = "DECam/raw/all"
 INSTCAL_RUN = "DECam/instcal/all"
 
@@ -175,18 +175,60 @@ def injected(name: str) -> str:
     return name if name.endswith(INJECTED) else check_name(name) + INJECTED
 
 
+def is_injected(name: str) -> bool:
+    """Tell whether a chain, or a RUN below it, holds injected sources."""
+    return any(part.endswith(INJECTED) for part in name.split("/"))
+
+
+def injection(catalogue: str) -> str:
+    """Name the RUN of a catalogue of sources to inject: ``injection/ring``."""
+    return f"{INJECTIONS}/{check_part(catalogue, 'name of the injection catalogue')}"
+
+
 def difference(proc_type: str) -> str:
     """Name the processing type of the difference images of visits: ``diff_drp``."""
     return DIFFERENCE + check_part(proc_type, "proc_type")
 
 
-def apdb(coadd_subset: int | str, template_type: str) -> str:
-    """Name the APDB of a template, unless the operator names it: ``2019_meanclip``."""
-    return "_".join(filter(None, [check_part(str(coadd_subset), "coadd_subset"), template_type]))
+def apdb(
+    coadd_subset: int | str, template_type: str, *, injected: bool = False, name: str | None = ""
+) -> str:
+    """Name the APDB of a template: ``2019_meanclip``, or ``2019_meanclip_injected``.
+
+    Parameters
+    ----------
+    coadd_subset, template_type
+        As in `chain`.
+    injected : `bool`, optional
+        Whether it is for visits with injected sources.
+    name : `str`, optional
+        What the operator calls it.
+
+    Raises
+    ------
+    BadInputError
+        If a part is bad, or the operator's name belongs to the other kind of visits: injected sources never
+        enter an APDB of the sky, nor the other way round.
+    """
+    if not name:
+        parts = [check_part(str(coadd_subset), "coadd_subset"), template_type]
+        return "_".join(filter(None, parts)) + (INJECTED if injected else "")
+    if name.endswith(INJECTED) != injected:
+        holds = f"is for {'' if name.endswith(INJECTED) else 'no '}injected sources"
+        raise BadInputError(
+            f"The APDB {name!r} {holds}, these visits have {'some' if injected else 'none'}",
+            "param apdb",
+            f"use a name that {'ends' if injected else 'does not end'} in {INJECTED}, or leave it empty",
+        )
+    return check_part(name, "name of the APDB")
 
 
 def chain_inputs(
-    proc_type: str, subset: int | str = "", coadd_subset: int | str = "", template_type: str = ""
+    proc_type: str,
+    subset: int | str = "",
+    coadd_subset: int | str = "",
+    template_type: str = "",
+    catalogue: str = "",
 ) -> list[str]:
     """List what a chain reads after its own RUNs, in search order.
 
@@ -194,6 +236,8 @@ def chain_inputs(
     ----------
     proc_type, subset, coadd_subset, template_type
         As in `chain`.
+    catalogue : `str`, optional
+        Name of the catalogue that is injected into visits. Difference images have it from their visits.
 
     Returns
     -------
@@ -202,28 +246,36 @@ def chain_inputs(
     Raises
     ------
     BadInputError
-        If the processing type is not known or a part is bad.
+        If the processing type is not known or a part is bad, or injected visits have no catalogue, or others
+        have one.
     """
     kind = proc_type.removesuffix(INJECTED)
-    sources = [INJECTIONS] if proc_type != kind else []
     own = chain(kind, subset, coadd_subset, template_type)
     if kind.startswith(DIFFERENCE):
         visits = kind.removeprefix(DIFFERENCE) + (INJECTED if proc_type != kind else "")
-        return [*sources, coadd(coadd_subset, template_type), chain(visits, subset)]
+        return [coadd(coadd_subset, template_type), chain(visits, subset)]
+    if bool(catalogue) != (proc_type != kind):
+        raise BadInputError(
+            f"{proc_type} {f'has no sources of {catalogue!r}' if catalogue else 'needs a catalogue'}",
+            "collection name",
+            f"visits with injected sources end in {INJECTED} and name their catalogue",
+        )
+    sources = [injection(catalogue)] if catalogue else []
     match kind:
         case "instcal":
             return [*sources, REFCATS, SKYMAPS, raws(own)]
         case "drp":
             calibs = [calib(subset, "flat"), calib(subset, "bias"), BAD_PIXELS, CALIBS]
             return [*sources, REFCATS, SKYMAPS, *calibs, raws(own)]
-        case "flat":
+        case "flat" if not sources:
             return [calib(subset, "bias"), CALIBS, raws(own)]
-        case "bias":
+        case "bias" if not sources:
             return [CALIBS, raws(own)]
-        case "coadd":
+        case "coadd" if not sources:
             return [coadd_inputs(coadd_subset, template_type), SKYMAPS, REFCATS]
     raise BadInputError(
         f"The processing type {proc_type!r} is not known",
         "collection name",
-        "use bias, flat, drp, instcal, coadd, diff_drp or diff_instcal",
+        "use bias, flat, drp, instcal, coadd, diff_drp or diff_instcal; visits and differences also with "
+        f"{INJECTED}",
     )

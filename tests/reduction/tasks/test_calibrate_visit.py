@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,8 @@ from lsst.pipe.base import Pipeline
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
 from scipy.spatial import cKDTree
 
-from tololo.engine.graph import build_graph
+from engine.in_process import attempt
 from tololo.facility.configuration import INCLUDE
-from tololo.facility.errors import NothingToDoError
 from tololo.facility.run import RunRequest
 from tololo.reduction.formats.images import Planes
 from tololo.reduction.formats.masks import BIT
@@ -173,7 +173,7 @@ def test_the_image_and_its_wcs_as_others_read_them(night: Night, product: Callab
 
 
 def test_a_calibration_that_does_not_hold_for_the_night_is_said_to_be_missing(
-    truth: RawTruth, tmp_path: Path
+    truth: RawTruth, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     repository = repository_of(truth, tmp_path / "repository")
     certify(repository, "bias", "2019-03-05", "2019-03-07")
@@ -181,9 +181,8 @@ def test_a_calibration_that_does_not_hold_for_the_night_is_said_to_be_missing(
     request = RunRequest(
         repository=str(repository), pipeline=PIPELINE, parent=f"{NIGHT}/drp", step="visit", inputs=INPUTS
     )
-    with (
-        Butler.from_config(str(repository), writeable=True) as butler,
-        pytest.raises(NothingToDoError, match="calibrateVisit needs flat for") as caught,
-    ):
-        build_graph(request, butler, f"{NIGHT}/drp/run", tmp_path / "graph.qg")
-    assert f"detector: {DETECTOR}" in str(caught.value)
+    caplog.set_level(logging.INFO, "lsst")  # as in a job
+    outcome = attempt(request, tmp_path / "run")
+    assert outcome.labels["calibrateVisit"]["no_data"] == 1
+    visit = int(truth.exposures["visit"][0])
+    assert outcome.notes[0] == f"calibrateVisit: No flat is valid for visit {visit}, detector {DETECTOR}"

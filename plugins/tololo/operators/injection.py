@@ -1,0 +1,66 @@
+"""The operator that brings the catalogue of injected sources into the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tololo.facility import collections
+from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.operators.task import FacilityOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class IngestInjectionCatalogOperator(FacilityOperator):
+    """See that the repository has the catalogue of the sources that a run injects.
+
+    Reads the params ``injected`` and ``dry_run``. ``injected`` is empty (nothing is injected: a skip), the
+    name of a catalogue that has been ingested, or a file, which is ingested under its name without the
+    ending; a file that has been ingested adds nothing. The chain of the visits belongs to this catalogue from
+    then on; one that belongs to another is refused.
+
+    Returns the catalogue, its collection, how many sources it has, their bands, and whether it is new.
+
+    :param chain: chain of the visits with these sources (templated).
+    :param conn_id: connection of the repository (templated).
+    """
+
+    template_fields: Sequence[str] = (*FacilityOperator.template_fields, "chain", "conn_id")
+
+    def __init__(self, *, chain: str, conn_id: str = "{{ params.repo }}", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.chain = chain
+        self.conn_id = conn_id
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Find or ingest."""
+        from tololo.hooks.injection import InjectionHook
+
+        injected = str(context["params"]["injected"] or "").strip()
+        if not injected:
+            raise NothingToDoError("This run injects no sources")
+        if not collections.is_injected(self.chain):
+            raise BadInputError(
+                f"The chain {self.chain} is one of visits without injected sources",
+                "chain of the run",
+                f"use {collections.injected(self.chain)}",
+            )
+        dry_run = bool(context["params"].get("dry_run"))
+        hook = InjectionHook.from_connection(self.conn_id)
+        report = hook.find(injected) if is_name(injected) else hook.ingest(injected, dry_run=dry_run)
+        hook.claim(self.chain, report.catalogue, dry_run=dry_run)
+        self.log.info("%s%s", "Dry run, nothing was written: " if dry_run else "", report)
+        return {
+            "catalogue": report.catalogue,
+            "collection": report.collection,
+            "sources": report.sources,
+            "bands": list(report.bands),
+            "new": report.new,
+        }
+
+
+def is_name(injected: str) -> bool:
+    """Tell the name of a catalogue from a file: a file has a folder or an ending."""
+    return not set(injected) & set("/.")
