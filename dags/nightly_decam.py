@@ -10,9 +10,15 @@ accepted night within *Age of calibrations*. Then bias, flat, gain, crosstalk, s
 dealt with, and each detector gets its PSF, astrometry and zero point from reference stars. *InstCal*: the
 archive's images are measured, checked and calibrated likewise.
 
+Each night gets a **scorecard**: its visits with seeing, depth, zero point and astrometry, accepted, flagged
+or rejected by the facility's limits, and what failed and why. Templates take accepted visits only.
+
 **Makes** `visit_image`, `single_visit_star`, `detector_summary` and `visit_summary` in the chain
-`{night}/drp` (raw) or `{night}/instcal`, and from raws `bias` and `flat` in `{night}/calib/bias` and
-`{night}/calib/flat`.
+`{night}/drp` (raw) or `{night}/instcal`, with `night_scorecard`, `night_summary` and `night_plot`; from raws
+also `bias` and `flat` in `{night}/calib/bias` and `{night}/calib/flat`.
+
+**Waits** for the files of the night, *Wait for files* hours after its end at most, and while another run
+works on the same night; without a worker slot.
 
 **Schedule** every day at 12:00 UTC, when the night has ended; paused until you unpause it. The run's
 partition key is the night. A run by hand takes the param *Night*. For a range of nights:
@@ -24,22 +30,39 @@ is skipped, with the reason. Of raws, a file with something wrong is named and t
 truncated file, a missing weight map or an unknown filter stops the run before anything is ingested.
 """
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Param, chain
 
-from tololo.facility.configuration import facility
+from tololo.facility.configuration import SOURCES, facility
+from tololo.hooks.curated_calibrations import CURATED
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.calibrations import CertifyNightOperator
 from tololo.operators.ingest import IngestInstcalOperator, IngestRawOperator
+from tololo.operators.injection import IngestInjectionCatalogOperator
+from tololo.operators.locks import AcquireLockOperator, ReleaseLockOperator
+from tololo.operators.scorecard import ScoreNightOperator
 from tololo.params import (
+    BANDS,
     DEFAULT_ARGS,
     MACROS,
     NIGHT,
+    NIGHT_LOCK,
     PIPELINES,
+    SELECTION,
+    by_source,
     common_params,
     night_timetable,
     retry_param,
     threshold_param,
 )
+from tololo.sensors.night_files import NightFilesSensor
+
+STEPS = ["bias", "flat", "visit", "instcal", "summary"]
+GOES_ON = "none_failed_min_one_success"
+RAW_INPUTS = f"{NIGHT}/drp/raw,{NIGHT}/calib/bias,{NIGHT}/calib/flat,{CURATED},refcats,skymaps"
+INSTCAL_INPUTS = f"{NIGHT}/instcal/raw,refcats,skymaps"
+VISITS = f"{NIGHT}/{by_source('drp', 'instcal')}"
+OF_THE_NIGHT = ["instrument = 'DECam'", f"visit.day_obs = {NIGHT}", "{{ filter_query(params) }}"]
 
 with DAG(
     "nightly_decam",
@@ -51,12 +74,21 @@ with DAG(
     tags=["night", "visits"],
     params={
         **common_params(),
+        "filters": Param(
+            [],
+            type="array",
+            items={"type": "string"},
+            examples=list(BANDS),
+            title="Filters",
+            description="Bands or physical filters of flats and visits; empty: all.",
+            section=SELECTION,
+        ),
         **threshold_param(),
         **retry_param(),
         "source": Param(
-            "instcal",
+            facility().source,
             type="string",
-            enum=["instcal", "raw"],
+            enum=list(SOURCES),
             title="Source",
             description="What the night's files are.",
             section="Data",
@@ -68,6 +100,16 @@ with DAG(
             description="Folder of the files, any depth; empty: the one of the facility's configuration.",
             section="Data",
         ),
+        "wait": Param(
+            6,
+            type="number",
+            minimum=0,
+            maximum=240,
+            title="Wait for files",
+            description="Hours after the end of the night that files are waited for; "
+            "then what is there must do.",
+            section="Data",
+        ),
         "proc_types": Param(
             ["bias", "flat", "drp"],
             type="array",
@@ -76,7 +118,17 @@ with DAG(
             examples=["bias", "flat", "drp"],
             title="Proc types",
             description="What to make of raws: master biases, master flats, visits.",
-            section="Calibrations",
+            section="Steps",
+        ),
+        "steps": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": STEPS},
+            uniqueItems=True,
+            examples=STEPS,
+            title="Steps",
+            description="Subsets of the pipeline to run; empty: all of the proc types.",
+            section="Steps",
         ),
         "max_calib_age": Param(
             facility().calibration_age,
@@ -87,51 +139,98 @@ with DAG(
             description="Days that a borrowed master calibration may be away; 0: borrow none.",
             section="Calibrations",
         ),
+        "injected": Param(
+            None,
+            type=["null", "string"],
+            examples=["/data/ring.csv", "ring"],
+            title="Injected sources",
+            description="Catalogue of sources to inject into the night once more, in chains of their own: "
+            "a file, or the name of one that the repository has; empty: none.",
+            section="Injection",
+        ),
     },
 ):
+    files = NightFilesSensor(task_id="files")
+    # One run at a time works on a night, whatever started it.
+    lock = AcquireLockOperator(task_id="lock", locks=[NIGHT_LOCK], policy="if_run_ended")
+    unlock = ReleaseLockOperator(task_id="unlock", locks=[NIGHT_LOCK]).as_teardown(setups=lock)
+
     ingest = IngestInstcalOperator(task_id="ingest", skip="{{ not_asked_for(params, 'instcal') }}")
     calibrate = RunPipelineOperator(
         task_id="calibrate",
-        pipeline=f"{PIPELINES}/nightly_decam.yaml#instcal",
+        pipeline=f"{PIPELINES}/nightly_decam.yaml#{{{{ subset_of(params, 'instcal') }}}}",
         parent=f"{NIGHT}/instcal",
         step="instcal",
-        inputs=f"refcats,skymaps,{NIGHT}/instcal/raw",
-        where_terms=["instrument = 'DECam'", f"visit.day_obs = {NIGHT}"],
+        inputs=INSTCAL_INPUTS,
+        where_terms=OF_THE_NIGHT,
+        skip="{{ not_asked_for(params, 'instcal', '', 'instcal', 'summary') }}",
+        locks=[NIGHT_LOCK],
     )
-    ingest >> calibrate
 
     ingest_raw = IngestRawOperator(task_id="ingest_raw", skip="{{ not_asked_for(params, 'raw') }}")
     steps: list[BaseOperator] = []
     for kind, calibrations in {"bias": "", "flat": f",{NIGHT}/calib/bias"}.items():
-        skip = f"{{{{ not_asked_for(params, 'raw', '{kind}') }}}}"
+        skip = f"{{{{ not_asked_for(params, 'raw', '{kind}', '{kind}') }}}}"
+        chosen = "{{ filter_query(params) }}" if kind == "flat" else ""
         steps += [
             RunPipelineOperator(
                 task_id=kind,
                 pipeline=f"{PIPELINES}/nightly_decam.yaml#{kind}",
                 parent=f"{NIGHT}/{kind}",
-                inputs=f"{NIGHT}/{kind}/raw{calibrations}",
-                where_terms=["instrument = 'DECam'"],
+                inputs=f"{NIGHT}/{kind}/raw{calibrations},{CURATED}",
+                where_terms=["instrument = 'DECam'", chosen],
                 skip=skip,
-                trigger_rule="none_failed_min_one_success",
+                locks=[NIGHT_LOCK],
+                trigger_rule=GOES_ON,
             ),
             CertifyNightOperator(
                 task_id=f"certify_{kind}",
                 kind=kind,
+                where=chosen,
                 limits=facility().calibration_limits,
                 skip=skip,
-                trigger_rule="none_failed_min_one_success",
+                trigger_rule=GOES_ON,
             ),
         ]
     visits = RunPipelineOperator(
         task_id="visits",
-        pipeline=f"{PIPELINES}/nightly_decam.yaml#visit",
+        pipeline=f"{PIPELINES}/nightly_decam.yaml#{{{{ subset_of(params, 'visit') }}}}",
         parent=f"{NIGHT}/drp",
-        inputs=f"{NIGHT}/drp/raw,{NIGHT}/calib/bias,{NIGHT}/calib/flat,refcats,skymaps",
-        where_terms=["instrument = 'DECam'", f"visit.day_obs = {NIGHT}"],
-        skip="{{ not_asked_for(params, 'raw', 'drp') }}",
-        trigger_rule="none_failed_min_one_success",
+        step="visit",
+        inputs=RAW_INPUTS,
+        where_terms=OF_THE_NIGHT,
+        skip="{{ not_asked_for(params, 'raw', 'drp', 'visit', 'summary') }}",
+        locks=[NIGHT_LOCK],
+        trigger_rule=GOES_ON,
     )
+    # Sources are injected into the same exposures once more: what holds them is never the night's own chain.
+    injection = IngestInjectionCatalogOperator(task_id="injection", chain=f"{VISITS}_injected")
+    inject = RunPipelineOperator(
+        task_id="inject",
+        pipeline=f"{PIPELINES}/nightly_decam.yaml#{by_source('inject', 'inject_instcal')}",
+        parent=f"{VISITS}_injected",
+        step="inject",
+        inputs=f"{{{{ ti.xcom_pull('injection')['collection'] }}}},{by_source(RAW_INPUTS, INSTCAL_INPUTS)}",
+        where_terms=OF_THE_NIGHT,
+        locks=[NIGHT_LOCK],
+    )
+    # Also of a night that went wrong: that is when it is looked at.
+    scorecard = ScoreNightOperator(
+        task_id="scorecard",
+        proc_type=by_source("drp", "instcal"),
+        where="{{ filter_query(params) }}",
+        skip=by_source("{{ not_asked_for(params, 'raw', 'drp') }}", ""),
+        trigger_rule="all_done",
+    )
+    # The run is as good as the worst of its tasks, though the scorecard comes after them.
+    done = EmptyOperator(task_id="night", trigger_rule="none_failed")
+
+    files >> lock >> [ingest, ingest_raw, injection]
+    ingest >> calibrate
     # One after the other, and each after the ingest too: a step with nothing to do does not stop the next,
     # which may borrow what the night lacks, while a night without raws skips them all.
-    chain(*steps, visits)
+    chain(ingest_raw, *steps, visits)
     ingest_raw >> [*steps, visits]
+    [ingest, calibrate, ingest_raw, visits] >> scorecard
+    [injection, scorecard] >> inject >> unlock
+    [calibrate, *steps, visits, scorecard, inject] >> done

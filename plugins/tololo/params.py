@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PIPELINES = INCLUDE / "pipelines" / "embedded"
 RUN = "Run"
 SELECTION = "Selection"
+REPOSITORY = "butler_default"
+"""Connection of the facility's own repository."""
+BANDS = ("u", "g", "r", "i", "z", "y", "VR")
 
 DEFAULT_ARGS: dict[str, Any] = {"owner": "tololo", "retries": 1, "retry_delay": timedelta(seconds=20)}
 
@@ -43,9 +46,9 @@ def common_params() -> dict[str, Param]:
     """Return the params that every DAG has."""
     return {
         "repo": Param(
-            "butler_default",
+            REPOSITORY,
             type="string",
-            examples=["butler_default"],
+            examples=[REPOSITORY],
             title="Repository",
             description="Connection of the Butler repository.",
             section=RUN,
@@ -227,26 +230,76 @@ def night_macro(dag_run: Any, params: Mapping[str, Any]) -> str:
     return night_of({"dag_run": dag_run, "params": params})
 
 
-def not_asked_for(params: Mapping[str, Any], source: str, proc_type: str = "") -> str:
-    """Say why a run has no use for a task of one source and one kind of processing; nothing if it has."""
+def night_lock(dag_run: Any, params: Mapping[str, Any]) -> str:
+    """Return the lock of a run's night in its repository, for templates."""
+    where = "" if params["repo"] == REPOSITORY else f"@{params['repo']}"
+    return f"collection:{night_macro(dag_run, params)}{where}"
+
+
+def not_asked_for(params: Mapping[str, Any], source: str, proc_type: str = "", *steps: str) -> str:
+    """Say why a run has no use for a task of one source, one kind of processing and some steps.
+
+    Empty if it has.
+    """
     if params["source"] != source:
         return f"The source of this run is {params['source']}"
     if proc_type and proc_type not in params["proc_types"]:
         return f"{proc_type} is not among the proc types of this run: {', '.join(params['proc_types'])}"
+    if steps and params["steps"] and not set(steps) & set(params["steps"]):
+        return f"{steps[0]} is not among the steps of this run: {', '.join(params['steps'])}"
     return ""
 
 
-MACROS = {"night_of": night_macro, "not_asked_for": not_asked_for}
+def filter_query(params: Mapping[str, Any]) -> str:
+    """Return the term of a data query that the param ``filters`` means; empty for all filters.
+
+    Raises
+    ------
+    BadInputError
+        A name cannot be that of a band or a filter.
+    """
+    names = [str(name).strip() for name in params.get("filters") or ()]
+    if odd := [name for name in names if not name or set(name) & set("'\"\\")]:
+        raise BadInputError(f"{odd[0]!r} is no filter", "param filters", f"name some of {', '.join(BANDS)}")
+    bands = ", ".join(f"'{name}'" for name in names if name in BANDS)
+    filters = ", ".join(f"'{name}'" for name in names if name not in BANDS)
+    terms = [f"band IN ({bands})"] * bool(bands) + [f"physical_filter IN ({filters})"] * bool(filters)
+    return f"({' OR '.join(terms)})" if terms else ""
+
+
+def by_source(raw: str, instcal: str) -> str:
+    """Return the template of what depends on the param ``source``; both may be templates themselves."""
+    return f"{{% if params.source == 'raw' %}}{raw}{{% else %}}{instcal}{{% endif %}}"
+
+
+def subset_of(params: Mapping[str, Any], main: str) -> str:
+    """Return the subset of the pipeline that makes visits, or only their summary if no more is asked for."""
+    return main if not params["steps"] or main in params["steps"] else "summary"
+
+
+MACROS = {
+    "night_of": night_macro,
+    "night_lock": night_lock,
+    "not_asked_for": not_asked_for,
+    "subset_of": subset_of,
+    "filter_query": filter_query,
+}
 NIGHT = "{{ night_of(dag_run, params) }}"
 """Template of the night."""
+NIGHT_LOCK = "{{ night_lock(dag_run, params) }}"
+"""Template of the night's lock."""
+
+
+def detector_numbers(params: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the param ``detectors``; none if it is empty, which means all."""
+    return [int(number) for number in (params.get("detectors") or "").split(",") if number.strip()]
 
 
 def data_query(params: Mapping[str, Any], *terms: str) -> str:
     """Join the given terms with those of the params ``detectors`` and ``where``."""
     parts = [term for term in terms if term]
-    if params.get("detectors"):
-        numbers = ", ".join(str(int(number)) for number in params["detectors"].split(","))
-        parts.append(f"detector IN ({numbers})")
+    if numbers := detector_numbers(params):
+        parts.append(f"detector IN ({', '.join(map(str, numbers))})")
     if params.get("where"):
         parts.append(f"({params['where']})")
     return " AND ".join(parts)

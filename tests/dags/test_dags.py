@@ -23,9 +23,13 @@ COMMON = {"repo", "night", "detectors", "where", "site", "dry_run"}
 TEMPLATE = {"coadd_subset", "template_type"}
 OWN = {
     "repo_bootstrap": {"registry", "instrument", "skymap", "calibrations", "refcats", "steps"},
-    "nightly_decam": {"source", "data", "proc_types", "max_calib_age", "thresholds", "retry_failed"},
-    "template_coadds": TEMPLATE | {"nights", "bands", "patches", "thresholds", "retry_failed"},
-    "difference_imaging": TEMPLATE | {"proc_type", "apdb", "apdb_policy", "thresholds", "retry_failed"},
+    "nightly_decam": {
+        *("source", "data", "wait", "filters", "proc_types", "steps"),
+        *("max_calib_age", "injected", "thresholds", "retry_failed"),
+    },
+    "template_coadds": TEMPLATE | {"proc_type", "nights", "bands", "patches", "thresholds", "retry_failed"},
+    "difference_imaging": TEMPLATE
+    | {"proc_type", "injected", "apdb", "apdb_policy", "thresholds", "retry_failed"},
     "photometry_to_tom": TEMPLATE | {"source", "apdb", "selection", "targets", "tom", "publish"},
     "run_pipeline": {"pipeline", "inputs", "output", "config", "thresholds", "retry_failed"},
 }
@@ -159,7 +163,8 @@ RETURNED = XComs(
         "inputs": "2019/meanclip/coadd/v1/inputs",
         "where": "skymap = 's'",
     },
-    prepare={"apdb_config": "/somewhere/2019_meanclip.yaml", "where": "skymap = 's'"},
+    prepare={"apdb_config": "/somewhere/2019_meanclip.yaml", "proc_type": "drp", "where": "skymap = 's'"},
+    injection={"collection": "injection/ring"},
 )
 
 
@@ -187,3 +192,27 @@ def test_what_is_asked_of_bps_can_be_asked(dags: dict[str, DAG], name: str) -> N
     if name != "template_coadds":
         assert str(NIGHT) in task.parent
         assert f"visit.day_obs = {NIGHT}" in task.where_terms
+
+
+@pytest.mark.parametrize(("source", "subset"), [("raw", "inject"), ("instcal", "inject_instcal")])
+def test_injected_sources_have_chains_of_their_own(dags: dict[str, DAG], source: str, subset: str) -> None:
+    params = {key: param.resolve() for key, param in params_of(dags["nightly_decam"]).items()}
+    task = bag().dags["nightly_decam"].get_task("inject")
+    task.render_template_fields(context(key=str(NIGHT), **params | {"source": source}) | {"ti": RETURNED})
+    assert task.parent == f"{NIGHT}/{'drp' if source == 'raw' else 'instcal'}_injected"
+    assert task.pipeline.endswith(f"#{subset}")
+    assert ("calib" in task.inputs) == (source == "raw")
+
+
+@pytest.mark.parametrize(
+    ("proc_types", "source", "skips"), [(["bias"], "raw", True), (["bias"], "instcal", False)]
+)
+def test_only_visits_are_scored(
+    dags: dict[str, DAG], proc_types: list[str], source: str, skips: bool
+) -> None:
+    params = {key: param.resolve() for key, param in params_of(dags["nightly_decam"]).items()}
+    task = bag().dags["nightly_decam"].get_task("scorecard")
+    task.render_template_fields(
+        context(key=str(NIGHT), **params | {"source": source, "proc_types": proc_types})
+    )
+    assert bool(task.skip) == skips

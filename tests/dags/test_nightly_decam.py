@@ -16,8 +16,10 @@ from tololo.simulation.raw_plan import RawNight, RawPlan
 from tololo.simulation.raw_truth import RawTruth
 
 FILE = Path(__file__).parents[2] / "dags" / "nightly_decam.py"
-NIGHT, WITHOUT_FLATS, DETECTOR = 20190402, 20190404, 28
+NIGHT, WITHOUT_FLATS, DRY, DETECTOR = 20190402, 20190404, 20190406, 28
 RAW_TASKS = ("bias", "certify_bias", "flat", "certify_flat", "visits")
+AROUND = ("files", "lock", "unlock", "ingest_raw", "scorecard", "night")
+NOT_USED = ("ingest", "calibrate", "injection", "inject")
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> RawTruth:
     nights = (
         RawNight(NIGHT, zeros=4, flats=4, objects=1),
         RawNight(WITHOUT_FLATS, zeros=4, flats=0, objects=1),
+        RawNight(DRY, zeros=4, flats=0, objects=1),
     )
     plan = RawPlan(nights=nights, detectors=(DETECTOR,), shape=(1024, 1024))
     return simulate_raw_nights(tmp_path_factory.mktemp("raw") / "nights", plan, seed=3)
@@ -69,6 +72,7 @@ class Run:
         given = {"source": "raw", "data": str(truth.folder), "night": str(night), "site": "local"}
         instances = dag.test(run_conf=given | params).get_task_instances()
         self.states = {instance.task_id: str(instance.state) for instance in instances}
+        self.state = str(instances[0].dag_run.state)
         self._any = instances[0]
 
     def returned(self, task: str) -> Any:
@@ -81,8 +85,8 @@ def night(truth: RawTruth) -> Run:
 
 
 def test_a_night_of_raws_becomes_calibrated_visits(night: Run, truth: RawTruth, repository: Path) -> None:
-    instcal = {"ingest": "skipped", "calibrate": "skipped"}
-    assert night.states == instcal | dict.fromkeys(("ingest_raw", *RAW_TASKS), "success")
+    assert night.states == dict.fromkeys(NOT_USED, "skipped") | dict.fromkeys(RAW_TASKS + AROUND, "success")
+    assert night.state == "success"
     counts = {task: night.returned(task) for task in ("bias", "flat", "visits")}
     assert {task: (found["done"], found["expected"]) for task, found in counts.items()} == {
         "bias": (1, 1),
@@ -116,9 +120,8 @@ def test_again_adds_nothing(night: Run, truth: RawTruth, repository: Path) -> No
 def test_a_night_without_flats_borrows_and_says_from_when(night: Run, truth: RawTruth) -> None:
     assert night.states["certify_flat"] == "success"
     later = Run(truth, WITHOUT_FLATS)
-    assert later.states == dict.fromkeys(("ingest", "calibrate", "flat"), "skipped") | dict.fromkeys(
-        ("ingest_raw", "bias", "certify_bias", "certify_flat", "visits"), "success"
-    )
+    skipped = (*NOT_USED, "flat")
+    assert later.states == dict.fromkeys(RAW_TASKS + AROUND, "success") | dict.fromkeys(skipped, "skipped")
     (use,) = later.returned("certify_flat")["uses"]
     assert (use["night"], use["age"], use["detectors"]) == (NIGHT, -2, [DETECTOR])
     assert "none of its own" in use["reason"]
@@ -127,6 +130,9 @@ def test_a_night_without_flats_borrows_and_says_from_when(night: Run, truth: Raw
 def test_beyond_the_age_it_stops(truth: RawTruth) -> None:
     run = Run(truth, WITHOUT_FLATS, max_calib_age=0)
     assert (run.states["certify_flat"], run.states["visits"]) == ("failed", "upstream_failed")
+    # It is scored nevertheless, the lock is released, and the run as a whole has failed.
+    assert (run.states["scorecard"], run.states["unlock"], run.state) == ("success", "success", "failed")
+    assert run.returned("scorecard")["rejected"] == run.returned("ingest_raw")["known"][-1:]
 
 
 def test_what_is_not_asked_for_is_skipped(truth: RawTruth) -> None:
@@ -135,5 +141,36 @@ def test_what_is_not_asked_for_is_skipped(truth: RawTruth) -> None:
     assert {run.states[task] for task in ("calibrate", "flat", "certify_flat", "visits")} == {"skipped"}
 
 
+def test_a_step_that_is_not_asked_for_is_skipped(night: Run, truth: RawTruth) -> None:
+    assert night.state == "success"
+    run = Run(truth, NIGHT, steps=["bias"])
+    assert run.states["bias"] == "success"
+    assert {run.states[task] for task in ("flat", "certify_flat", "visits")} == {"skipped"}
+
+
+def test_filters_leave_out_what_is_of_others(night: Run, truth: RawTruth) -> None:
+    assert night.state == "success"
+    run = Run(truth, NIGHT, filters=["z"])
+    assert (run.states["bias"], run.states["flat"], run.states["visits"]) == ("success", "skipped", "skipped")
+
+
+def test_a_dry_run_says_what_would_be_done_and_touches_nothing(truth: RawTruth, repository: Path) -> None:
+    before = tree(repository)
+    run = Run(truth, DRY, dry_run=True)
+    assert run.state == "success"
+    plan = run.returned("ingest_raw")
+    assert plan["would_run"] == {"combineBias": 1, "calibrateVisit": 1, "summarizeVisit": 1}
+    assert plan["missing"] == [f"flats in r of detector {DETECTOR}"]
+    assert {run.states[task] for task in ("bias", "flat", "visits")} == {"skipped"}
+    assert tree(repository) == before
+
+
+def tree(folder: Path) -> set[tuple[Path, int]]:
+    """All files of a folder with their sizes."""
+    return {(path, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_night_without_raws_is_skipped_as_a_whole(truth: RawTruth) -> None:
-    assert set(Run(truth, 20190501).states.values()) == {"skipped"}
+    run = Run(truth, 20190501)
+    assert run.states.pop("night") == run.state == "success"
+    assert set(run.states.values()) == {"skipped"}

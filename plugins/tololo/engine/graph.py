@@ -15,7 +15,7 @@ from lsst.pipe.base.quantum_graph_builder import OutputExistsError, QuantumGraph
 
 from tololo.engine.empty import explain_empty
 from tololo.engine.outcomes import History, existing, history, key_of, unchained
-from tololo.facility.errors import BadInputError
+from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.run import RunRequest
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
             remedy="correct it; see Butler's dimension expressions",
         ) from error
     except MissingCollectionError as error:
-        raise BadInputError(
-            str(error), where=request.described, remedy="run the step that makes it first"
-        ) from error
+        # A dry run cannot look further than what the steps before it have made.
+        kind = NothingToDoError if request.dry_run else BadInputError
+        raise kind(str(error), where=request.described, remedy="run the step that makes it first") from error
     except OutputExistsError as error:
         raise BadInputError(str(error), where=f"run {run}", remedy="write into a new RUN") from error
     except (QuantumGraphBuilderError, MissingDatasetTypeError, FileNotFoundError) as error:

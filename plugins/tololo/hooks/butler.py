@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tololo.engine.repositories import find_collection, no_repository, unreachable
+from tololo.engine.repositories import existing, find_collection, known_types, no_repository, unreachable
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, TololoError, UnavailableError
 from tololo.hooks.chains import ChainReport, write_chain
@@ -170,6 +170,17 @@ class ButlerHook:
                 return 0
             return self._count(butler, dataset_type, name, where, **data_id)
 
+    def raw_exposures(self, night: int | str) -> list[int]:
+        """Return the numbers of the raw exposures that serve a night."""
+        tags = [f"{collections.chain(kind, night)}/raw" for kind in ("bias", "flat", "drp")]
+        with self.open() as butler:
+            there, _ = existing(butler, tags)
+            if not there or not known_types(butler, ["raw"]):
+                return []
+            with butler.query() as query:
+                rows = query.join_dataset_search("raw", there).general(("exposure",), find_first=False)
+                return sorted({int(row["exposure"]) for row in rows})
+
     def ingest_instcal(self, folder: str | Path, transfer: str = "direct") -> IngestReport:
         """Find the InstCal exposures in a folder, ingest them and write the chains of their nights.
 
@@ -202,11 +213,8 @@ class ButlerHook:
         with self.session(writeable=True) as butler:
             report = ingest_instcal(butler, exposures, transfer=transfer)
             for night in report.nights:
-                write_chain(
-                    butler,
-                    collections.chain("instcal", night),
-                    inputs=collections.chain_inputs("instcal", night),
-                )
+                chain = collections.chain("instcal", night)
+                write_chain(butler, chain, own=(), inputs=collections.chain_inputs("instcal", night))
         return report
 
     def ingest_raws(
@@ -235,8 +243,12 @@ class ButlerHook:
             report = ingest_raws(butler, exposures, excluded, transfer=transfer)
             for night in report.nights:
                 for kind in KINDS.values():
+                    # An ingest has no RUN of its own, and what a dead run has left is for the next one to
+                    # take in: looking for it would read the names of all collections, of every night.
                     chain = collections.chain(kind, night)
-                    write_chain(butler, chain, inputs=collections.chain_inputs(kind, night))
+                    write_chain(butler, chain, own=(), inputs=collections.chain_inputs(kind, night))
+            for path in report.moved:  # last: as long as they are there, the next try knows what to do
+                path.unlink(missing_ok=True)
         return report
 
     def write_chain(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from tololo.facility.configuration import facility
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.operators.task import FacilityOperator
-from tololo.params import night_of
+from tololo.params import detector_numbers, night_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from tololo.reduction.formats.raw_exposure import RawExposure
     from tololo.reduction.ingest import IngestReport
 
 
@@ -24,9 +25,20 @@ class _IngestOperator(FacilityOperator):
         """Search, ingest, and say what was left out."""
         params = context["params"]
         folder = Path(params["data"] or facility().data)
-        return self.ingest(folder, night_of(context), params["repo"], params["dry_run"])
+        from tololo.hooks.night_files import moved_before
 
-    def ingest(self, folder: Path, night: str, repo: str, dry_run: bool) -> dict[str, Any]:
+        night = night_of(context)
+        try:
+            return self.ingest(folder, night, params)
+        except (NothingToDoError, BadInputError) as error:
+            if not (known := moved_before(params["repo"], night)):
+                raise
+            self.log.info(
+                "%s. %d exposures of the night were moved into the repository before", error, len(known)
+            )
+            return {"night": night, "new": [], "known": known, "skipped": []}
+
+    def ingest(self, folder: Path, night: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Ingest the exposures of a night in a folder into a repository, or say what would be."""
         raise NotImplementedError
 
@@ -63,7 +75,7 @@ class IngestInstcalOperator(_IngestOperator):
     anything of it is ingested. Returns the exposures, new and known.
     """
 
-    def ingest(self, folder: Path, night: str, repo: str, dry_run: bool) -> dict[str, Any]:
+    def ingest(self, folder: Path, night: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Search, ingest, and say what was ignored."""
         from tololo.hooks.butler import ButlerHook
         from tololo.reduction.formats.instcal_search import find_instcal
@@ -74,9 +86,11 @@ class IngestInstcalOperator(_IngestOperator):
         exposures = [exposure for exposure in search.triples if exposure.day_obs == int(night)]
         if not exposures:
             raise _nothing(night, folder, (exposure.day_obs for exposure in search.triples))
-        if dry_run:
+        if params["dry_run"]:
             return self.would(night, {exposure.expnum: exposure.detectors for exposure in exposures})
-        report = ButlerHook.from_connection(repo).ingest_exposures(exposures, transfer=facility().transfer)
+        report = ButlerHook.from_connection(params["repo"]).ingest_exposures(
+            exposures, transfer=facility().transfer
+        )
         for note in report.skipped:
             self.log.warning("%s", note)
         return self.done(night, report)
@@ -87,10 +101,11 @@ class IngestRawOperator(_IngestOperator):
 
     Reads the params ``repo``, ``night``, ``data`` and ``dry_run``. What the facility excludes is left out;
     a file with something wrong is reported, and the rest goes in. Returns the exposures, new and known, and
-    what was left out.
+    what was left out. A dry run says how many quanta the raws call for, and which calibrations the night does
+    not give; it reads ``proc_types``, ``detectors`` and ``filters`` too.
     """
 
-    def ingest(self, folder: Path, night: str, repo: str, dry_run: bool) -> dict[str, Any]:
+    def ingest(self, folder: Path, night: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Search, ingest, and say what was left out."""
         from tololo.facility.bad_exposures import exclusions
         from tololo.hooks.butler import ButlerHook
@@ -105,10 +120,10 @@ class IngestRawOperator(_IngestOperator):
         if not search.exposures and not search.excluded:
             self._warn(search.rejected)
             raise _nothing(night, folder, (exposure.night for exposure in everything.exposures))
-        if dry_run:
+        if params["dry_run"]:
             self._warn(search.rejected)
-            return self.would(night, {exposure.exposure: exposure.detectors for exposure in search.exposures})
-        report = ButlerHook.from_connection(repo).ingest_raws(
+            return self._plan(night, search.exposures, params)
+        report = ButlerHook.from_connection(params["repo"]).ingest_raws(
             search.exposures, search.excluded, transfer=facility().transfer
         )
         rejected = (*search.rejected, *report.refused)
@@ -120,6 +135,23 @@ class IngestRawOperator(_IngestOperator):
             "incomplete": report.incomplete,
             "excluded": [str(item) for item in search.excluded],
         }
+
+    def _plan(
+        self, night: str, exposures: Sequence[RawExposure], params: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Say what the run would do with the night's raws."""
+        from tololo.hooks.night_plan import TYPES, plan_night
+
+        plan = plan_night(
+            exposures,
+            params.get("proc_types", tuple(TYPES)),
+            detector_numbers(params),
+            params.get("filters") or (),
+        )
+        for line in plan.lines():
+            self.log.info("Dry run: %s", line)
+        there = {exposure.exposure: exposure.detectors for exposure in exposures}
+        return self.would(night, there) | plan.summary()
 
     def _warn(self, rejected: Sequence[BadInputError]) -> None:
         from tololo.reduction.formats.raw_search import one_error

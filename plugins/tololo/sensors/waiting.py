@@ -70,6 +70,8 @@ class FacilitySensor(BaseSensorOperator):
                 super().execute(context)
             elif not self.poke(context):
                 assert self._trigger is not None
+                if self.timeout <= 0:
+                    raise self._too_late()
                 self.defer(
                     trigger=self._trigger,
                     method_name="execute_complete",

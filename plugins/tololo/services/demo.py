@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the demo and return its exit status: 0 only if every stage succeeded."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument(
-        "--data", default="", help="folder of InstCal files; without it a simulation is written"
+        "--data", default="", help="folder of raws or InstCal files; without it raws are simulated"
     )
     parser.add_argument(
         "--refcat", default="", help="folder of reference stars; default: gaia beside the data"
@@ -190,8 +190,24 @@ def _stages(plan: DemoPlan) -> list[list[Stage]]:
     if plan.targets:
         publications.append({"source": "visits", "targets": plan.targets})
     return [
-        [Stage("repo_bootstrap", None, {"refcats": str(plan.refcat)})],
-        [Stage("nightly_decam", night, {"night": night, "data": str(plan.folder)}) for night in plan.nights],
+        [
+            Stage(
+                "repo_bootstrap",
+                None,
+                {"refcats": str(plan.refcat), "calibrations": plan.calibrations or None},
+            )
+        ],
+        *(
+            [
+                Stage(
+                    "nightly_decam",
+                    night,
+                    {"night": night, "data": str(plan.folder), "source": plan.source},
+                )
+                for night in nights
+            ]
+            for nights in plan.rounds
+        ),
         [
             Stage(
                 "template_coadds",
@@ -201,7 +217,18 @@ def _stages(plan: DemoPlan) -> list[list[Stage]]:
         ],
         # The APDB takes nights in time order: one after the other.
         *(
-            [Stage("difference_imaging", night, {**template, "night": night, "where": plan.science_where})]
+            [
+                Stage(
+                    "difference_imaging",
+                    night,
+                    {
+                        **template,
+                        "night": night,
+                        "proc_type": plan.proc_type,
+                        "where": plan.science_where,
+                    },
+                )
+            ]
             for night in plan.science_nights
         ),
         [Stage("photometry_to_tom", last, {**template, "night": last, **params}) for params in publications],

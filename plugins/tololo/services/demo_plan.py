@@ -1,18 +1,15 @@
-"""What the demo works on: a simulation, or InstCal files of which each band's newest night is science."""
+"""What the demo works on: a simulation, or exposures of which each band's newest night is science."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tololo.facility.configuration import facility
 from tololo.facility.errors import BadInputError
-
-if TYPE_CHECKING:
-    from tololo.reduction.formats.instcal import InstcalExposure
 
 
 @dataclass(frozen=True)
@@ -20,8 +17,11 @@ class DemoPlan:
     """Nights of the demo and what each is for.
 
     ``band_nights`` lists the nights of each band, oldest first; the last one is science, the others make the
-    template. ``truth`` is the folder of a simulation's truth, `None` for real data. ``targets`` lists stars,
-    one a line (name ra dec), whose light curves on the visit images are published too.
+    template. ``source`` is that of `nightly_decam`; ``first`` are nights whose calibrations other nights may
+    borrow, be it that they have nothing else. ``calibrations`` is a folder of curated calibrations, that of
+    the facility where empty. ``truth`` is the folder of a simulation's truth, `None` for
+    real data. ``targets`` lists stars, one a line (name ra dec), whose light curves on the visit images are
+    published too.
     """
 
     folder: Path
@@ -30,6 +30,9 @@ class DemoPlan:
     band_nights: dict[str, tuple[str, ...]]
     science: dict[str, tuple[str, ...]]
     description: str
+    source: str = "raw"
+    first: tuple[str, ...] = ()
+    calibrations: str = ""
     truth: Path | None = None
     n_targets: int = 20
     targets: str = ""
@@ -40,9 +43,20 @@ class DemoPlan:
         return facility().template_type
 
     @property
+    def proc_type(self) -> str:
+        """What the collections of the visits are called after."""
+        return {"raw": "drp", "instcal": "instcal"}[self.source]
+
+    @property
     def nights(self) -> list[str]:
-        """All nights, in order."""
+        """All nights with visits, in order."""
         return sorted({night for nights in self.band_nights.values() for night in nights})
+
+    @property
+    def rounds(self) -> list[list[str]]:
+        """All nights, in groups: those that others may borrow from come first."""
+        later = [night for night in self.nights if night not in self.first]
+        return [nights for nights in (sorted(self.first), later) if nights]
 
     @property
     def science_nights(self) -> list[str]:
@@ -77,31 +91,33 @@ def _query(nights: dict[str, tuple[str, ...]]) -> str:
 
 def simulate(folder: Path) -> DemoPlan:
     """Write the simulation, unless it is there, and plan its nights."""
-    from tololo.simulation.instcal import simulate_nights
+    from tololo.simulation.raw import simulate_raw_nights
+    from tololo.simulation.raw_plan import RawNight, RawPlan
 
-    truth = simulate_nights(folder)
-    nights: dict[str, set[str]] = {}
-    science: dict[str, set[str]] = {}
-    for exposure in truth.exposures:
-        band, night = str(exposure["band"]), str(exposure["night"])
-        nights.setdefault(band, set()).add(night)
-        if exposure["science"]:
-            science.setdefault(band, set()).add(night)
+    nights = (RawNight(20190305, objects=3), RawNight(20190402, objects=2, transients=True))
+    plan = RawPlan(nights=nights)
+    truth = simulate_raw_nights(folder, plan, processes=os.cpu_count() or 1)
+    band_nights, science = _by_band(
+        [(str(row["band"]), str(row["night"]), bool(row["science"])) for row in truth.exposures]
+    )
     n_transients = len(set(truth.transients["id"].tolist()))
     return DemoPlan(
         folder=truth.images,
         refcat=truth.reference,
         subset=facility().template_subset,
-        band_nights={band: tuple(sorted(value)) for band, value in nights.items()},
-        science={band: tuple(sorted(value)) for band, value in science.items()},
-        description=f"Simulated {len(truth.exposures)} exposures with {n_transients} transients in {folder}",
+        band_nights=band_nights,
+        science=science,
+        description=f"Simulated raws: {len(truth.calibrations)} biases and dome flats and "
+        f"{len(truth.exposures)} science exposures of {len(plan.detectors)} CCDs, "
+        f"with {n_transients} transients, in {folder}",
+        calibrations=str(truth.curated),
         truth=folder,
         n_targets=10,
     )
 
 
 def plan_data(folder: Path, refcat: str) -> DemoPlan:
-    """Plan the nights of a folder of InstCal files.
+    """Plan the nights of a folder of raws, or of InstCal files if it has no raws.
 
     Parameters
     ----------
@@ -115,17 +131,15 @@ def plan_data(folder: Path, refcat: str) -> DemoPlan:
     BadInputError
         The folder holds nothing usable, there are no reference stars, or no band has two nights.
     """
-    from tololo.reduction.formats.instcal_search import find_instcal
+    from tololo.services.demo_data import look_at
 
     folder = folder.expanduser().resolve()
-    search = find_instcal(folder)
-    for ignored in search.ignored:
-        print(f"  ignored: {ignored}")
-    for loser in search.superseded:
-        print(f"  superseded: {loser}")
+    data = look_at(folder)
+    for note in data.notes:
+        print(f"  {note}")
     nights: dict[str, set[str]] = {}
-    for exposure in search.triples:
-        nights.setdefault(exposure.band, set()).add(str(exposure.day_obs))
+    for sighting in data.sightings:
+        nights.setdefault(sighting.band, set()).add(str(sighting.night))
     band_nights = {band: tuple(sorted(value)) for band, value in sorted(nights.items())}
     science = {band: value[-1:] for band, value in band_nights.items() if len(value) > 1}
     for band in sorted(set(band_nights) - set(science)):
@@ -143,44 +157,38 @@ def plan_data(folder: Path, refcat: str) -> DemoPlan:
         subset=re.sub(r"[^A-Za-z0-9]+", "_", folder.name).strip("_") or "data",
         band_nights=band_nights,
         science=science,
-        description=f"{len(search.triples)} exposures of {len(nights)} bands in {folder}",
-        targets=_covered_stars(search.triples, stars),
+        description=f"{len(data.sightings)} exposures ({data.source}) of {len(nights)} bands in {folder}",
+        source=data.source,
+        first=tuple(str(night) for night in data.lenders),
+        calibrations=_beside(folder, "curated"),
+        targets=data.covered_stars(stars),
     )
 
 
-def _covered_stars(
-    exposures: Sequence[InstcalExposure], refcat: Path, number: int = 5, margin: int = 20
-) -> str:
-    """Choose the reference stars that most exposures cover, brighter first; one a line: name ra dec."""
-    import numpy as np
-    from astropy.io import fits
-    from astropy.wcs import WCS
-
-    from tololo.reduction.formats.refcat import read_refcat
-
-    stars = read_refcat(refcat)
-    ra, dec = np.degrees(np.asarray(stars["coord_ra"])), np.degrees(np.asarray(stars["coord_dec"]))
-    covered = np.zeros(len(stars), dtype=int)
-    for detector in (detector for exposure in exposures for detector in exposure.detectors):
-        ny, nx = detector.shape
-        wcs = WCS(fits.Header(detector.wcs_header))
-        center = wcs.all_pix2world([[nx / 2, ny / 2]], 0)[0]
-        near = np.hypot((ra - center[0]) * np.cos(np.radians(dec)), dec - center[1]) < 0.5
-        x, y = wcs.all_world2pix(ra[near], dec[near], 0, quiet=True) if near.any() else (ra[near], dec[near])
-        inside = (x > margin) & (x < nx - margin) & (y > margin) & (y < ny - margin)
-        covered[np.flatnonzero(near)[inside]] += 1
-    order = np.lexsort((-np.asarray(stars["phot_g_mean_flux"], dtype=float), -covered))
-    chosen = [index for index in order[:number] if covered[index] > 0]
-    return "\n".join(
-        f"Gaia-DR2-{int(stars['id'][index])} {ra[index]:.7f} {dec[index]:.7f}" for index in chosen
+def _by_band(
+    exposures: Iterable[tuple[str, str, bool]],
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Return the nights of each band, and those of them that are science."""
+    nights: dict[str, set[str]] = {}
+    science: dict[str, set[str]] = {}
+    for band, night, is_science in exposures:
+        nights.setdefault(band, set()).add(night)
+        if is_science:
+            science.setdefault(band, set()).add(night)
+    return (
+        {band: tuple(sorted(value)) for band, value in nights.items()},
+        {band: tuple(sorted(value)) for band, value in science.items()},
     )
 
 
 def _reference_stars(folder: Path, refcat: str) -> Path:
-    candidates = [Path(refcat).expanduser()] if refcat else [folder / "gaia", folder.parent / "gaia"]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate.resolve()
-    raise BadInputError(
-        "There are no reference stars", " or ".join(str(path) for path in candidates), "give REFCAT=<folder>"
-    )
+    found = str(Path(refcat).expanduser()) if refcat else _beside(folder, "gaia")
+    if not found or not Path(found).exists():
+        where = found or f"{folder / 'gaia'} or {folder.parent / 'gaia'}"
+        raise BadInputError("There are no reference stars", where, "give REFCAT=<folder>")
+    return Path(found).resolve()
+
+
+def _beside(folder: Path, name: str) -> str:
+    """Return a folder of that name in the data or beside it; empty if there is none."""
+    return next((str(path) for path in (folder / name, folder.parent / name) if path.is_dir()), "")

@@ -70,7 +70,7 @@ def count_differences(home: Home, plan: DemoPlan) -> int:
     from tololo.hooks.butler import ButlerHook
 
     hook = ButlerHook(home.repository)
-    chains = hook.collections(f"*/{plan.subset}/{plan.template_type}/diff_instcal")
+    chains = hook.collections(f"*/{plan.subset}/{plan.template_type}/diff_{plan.proc_type}")
     return sum(hook.count("difference_image", chain, where="instrument = 'DECam'") for chain in chains)
 
 
