@@ -84,10 +84,11 @@ class Facility:
 
     ``repository`` is the root folder of the Butler repository, ``registry`` the kind of its database,
     ``data`` the default folder of a night's files, ``source`` what these are, ``cores`` what runs may use of
-    this machine. ``sites`` are the compute sites that it offers, with their settings (`tololo.facility.sites`); ``site`` is the one
-    that is used unless a run names another. ``calibration_limits`` is what makes master calibrations good
-    enough (`tololo.facility.calibrations`), ``calibration_age`` how many days away they may be. ``scorecard``
-    is what makes a visit good enough (`tololo.facility.scorecard`).
+    this machine. ``sites`` are the compute sites that it offers, with their settings
+    (`tololo.facility.sites`); ``site`` is the one that is used unless a run names another.
+    ``calibration_limits`` is what makes master calibrations good enough (`tololo.facility.calibrations`),
+    ``calibration_age`` how many days away they may be. ``scorecard`` is what makes a visit good enough
+    (`tololo.facility.scorecard`).
     """
 
     name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from lsst.daf.butler import CalibrationLookupError, MissingDatasetTypeError
 from lsst.pipe.base import connectionTypes as ct
@@ -14,7 +15,7 @@ from tololo.reduction.formats.raw import RawDetector, raw_detector
 from tololo.reduction.master_frames import Load
 
 if TYPE_CHECKING:
-    from lsst.daf.butler import DataCoordinate, DatasetRef, DatasetType, DeferredDatasetHandle
+    from lsst.daf.butler import DataCoordinate, DatasetRef, DatasetType, DeferredDatasetHandle, Timespan
     from lsst.daf.butler.registry import Registry
 
 
@@ -50,14 +51,7 @@ def valid_for_raws(
     The middleware looks validity up by the time of the quantum's own data ID, and one that combines exposures
     has none. A dataset type that the repository does not know has no datasets.
     """
-    records = registry.queryDimensionRecords(
-        "exposure", datasets="raw", collections=collections, dataId=data_id, check=False
-    )
-    timespans = sorted(record.timespan for record in records if record.timespan is not None)
-    if not timespans:
-        return []
-    whole = type(timespans[0])(timespans[0].begin, max(timespan.end for timespan in timespans))
-    for timespan in (whole, timespans[0]):
+    for timespan in _timespans(registry, data_id, collections):
         try:
             found = registry.findDataset(
                 dataset_type,
@@ -71,6 +65,27 @@ def valid_for_raws(
             continue
         return [] if found is None else [found]
     return []
+
+
+_TIMESPANS: WeakKeyDictionary[Registry, dict[Any, list[Timespan]]] = WeakKeyDictionary()
+"""What `_timespans` has found: a graph asks once for each CCD and calibration, and the times are the same."""
+
+
+def _timespans(registry: Registry, data_id: DataCoordinate, collections: Sequence[str]) -> list[Timespan]:
+    """Return the time of all raws of any CCD, then that of the first of them; empty without raws."""
+    values = {name: value for name, value in data_id.required.items() if name != "detector"}
+    found = _TIMESPANS.setdefault(registry, {})
+    key = (*collections, *sorted(values.items()))
+    if key not in found:
+        records = registry.queryDimensionRecords(
+            "exposure", datasets="raw", collections=collections, dataId=values, check=False
+        )
+        timespans = sorted(record.timespan for record in records if record.timespan is not None)
+        if not timespans:
+            return []
+        whole = type(timespans[0])(timespans[0].begin, max(timespan.end for timespan in timespans))
+        found[key] = [whole, timespans[0]]
+    return found[key]
 
 
 def curated_input(name: str, doc: str, *, for_raws: bool = False) -> ct.PrerequisiteInput:
