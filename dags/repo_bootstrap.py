@@ -62,8 +62,8 @@ with DAG(
             None,
             type=["null", "string"],
             title="Reference stars",
-            description="Folder or file with a table of reference stars; "
-            "empty: the facility's configuration.",
+            description="Folder or file with a table of reference stars, or several catalogues: "
+            "gaia_dr2=/data/gaia, ps1=/data/ps1; empty: the facility's configuration.",
             section="Repository",
         ),
         "steps": Param(

@@ -9,7 +9,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from lsst.daf.butler import Butler
 
 from operators.airflow_context import connect, context
-from tololo.operators.bootstrap import BootstrapOperator
+from tololo.facility.errors import BadInputError
+from tololo.operators.bootstrap import BootstrapOperator, reference_catalogues
 from tololo.simulation.truth import Truth
 
 STEPS = ["create", "instrument", "skymap", "calibrations", "refcats", "verify"]
@@ -91,3 +92,27 @@ def test_a_database_that_is_away_is_tried_again(
     with pytest.raises(UnavailableError, match="does not answer"):
         run(small_nights.reference, registry="postgresql")
     assert not repository.exists()
+
+
+def test_several_reference_catalogues_are_named(tmp_path: Path) -> None:
+    gaia, better = tmp_path / "gaia", tmp_path / "ps1"
+    gaia.mkdir()
+    better.mkdir()
+    assert reference_catalogues(str(gaia)) == {"gaia_dr2": str(gaia)}
+    both = {"gaia_dr2": str(gaia), "ps1": str(better)}
+    assert reference_catalogues(f"gaia_dr2={gaia}, ps1={better}") == both
+    assert reference_catalogues(f"{gaia},ps1={better}") == both
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no reference stars gaia_dr2"),
+        ("ps1={0}", "no reference stars gaia_dr2"),
+        ("{0}, ps1={0}/nowhere", "no reference stars ps1"),
+        ("{0}, usno={0}", "no use for a reference catalogue 'usno'"),
+    ],
+)
+def test_a_catalogue_that_is_not_there_or_not_known_is_named(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(BadInputError, match=what):
+        reference_catalogues(text.format(tmp_path))

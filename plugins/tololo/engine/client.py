@@ -25,6 +25,9 @@ SERVER = [sys.executable, "-m", "tololo.engine.server"]
 COLD_START = 120.0
 """Seconds that a server may take to import the stack on a busy machine."""
 
+LONGEST_LINE = 2**26
+"""Bytes of the longest answer; asyncio's own limit is 64 KiB, less than a plot."""
+
 
 def engine_folder(home: Path | None = None) -> Path:
     """Return the folder of this machine's engine server below a facility's home."""
@@ -197,7 +200,7 @@ def _exchange(message: dict[str, Any], timeout: float, home: Path | None = None)
 
 async def _exchange_async(message: dict[str, Any], timeout: float) -> dict[str, Any]:
     with _address() as address:
-        reader, writer = await asyncio.open_unix_connection(address)
+        reader, writer = await asyncio.open_unix_connection(address, limit=LONGEST_LINE)
     try:
         writer.write(json.dumps(message).encode() + b"\n")
         try:

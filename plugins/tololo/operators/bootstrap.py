@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tololo.hooks.bootstrap import BootstrapPlan
 
 
+PHOTOMETRIC = "ps1"
+"""Catalogue that magnitudes come from where there is one."""
+
+
 class BootstrapOperator(FacilityOperator):
     """Create the repository and fill it; then compare what is expected with what is found.
 
@@ -75,12 +79,7 @@ class BootstrapOperator(FacilityOperator):
                 "include/configs/skymaps.yaml",
                 f"name one of {', '.join(definitions)}",
             )
-        stars = params["refcats"] or facility().reference_stars
-        if not stars or not Path(stars).exists():
-            raise BadInputError(
-                "There are no reference stars", stars or "param refcats", "name a table or a folder"
-            )
-        refcats = {facility().refcat: str(stars)}
+        refcats = reference_catalogues(params["refcats"] or facility().reference_stars)
         calibrations = ""
         if "calibrations" in params["steps"]:
             calibrations = str(params["calibrations"] or curated_folder())
@@ -89,10 +88,50 @@ class BootstrapOperator(FacilityOperator):
             repository=str(connection.host),
             registry_url=url,
             skymaps={params["skymap"]: definitions[params["skymap"]]},
-            footprint=footprint_of(stars),
+            footprint=footprint_of(refcats[facility().refcat]),
             refcats=refcats,
             calibrations=calibrations,
         )
+
+
+def reference_catalogues(text: str) -> dict[str, str]:
+    """Read which reference catalogues there shall be.
+
+    Parameters
+    ----------
+    text : `str`
+        A folder or file of the facility's catalogue, or several by name:
+        ``gaia_dr2=/data/gaia, ps1=/data/ps1``.
+
+    Returns
+    -------
+    catalogues : `dict` [`str`, `str`]
+        Folder or file by name.
+
+    Raises
+    ------
+    BadInputError
+        If the facility's catalogue is not among them, a name is none that the tasks read, or a file is not
+        there.
+    """
+    main, found = facility().refcat, dict[str, str]()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, path = part.rpartition("=")
+        found[name.strip() or main] = path.strip()
+    if unknown := sorted(set(found) - {main, PHOTOMETRIC}):
+        raise BadInputError(
+            f"There is no use for a reference catalogue {unknown[0]!r}",
+            "param refcats",
+            f"name {main} or {PHOTOMETRIC}",
+        )
+    for name in (main, *found):
+        if not found.get(name) or not Path(found[name]).exists():
+            raise BadInputError(
+                f"There are no reference stars {name}",
+                found.get(name) or "param refcats",
+                "name a table or a folder",
+            )
+    return found
 
 
 def curated_folder() -> Path:

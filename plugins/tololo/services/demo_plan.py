@@ -43,6 +43,12 @@ class DemoPlan:
         return facility().template_type
 
     @property
+    def refcats(self) -> str:
+        """Reference catalogues: that of positions, and one of magnitudes if there is a ``ps1`` beside it."""
+        better = self.refcat.parent / "ps1"
+        return f"{facility().refcat}={self.refcat}" + (f", ps1={better}" if better.is_dir() else "")
+
+    @property
     def proc_type(self) -> str:
         """What the collections of the visits are called after."""
         return {"raw": "drp", "instcal": "instcal"}[self.source]
