@@ -35,6 +35,7 @@ from tololo.params import (
     retry_param,
     template_params,
     threshold_param,
+    visits_param,
 )
 
 PROC_TYPE = "{{ ti.xcom_pull('prepare')['proc_type'] }}"
@@ -58,16 +59,7 @@ with DAG(
         **template_params(),
         **threshold_param(),
         **retry_param(),
-        "proc_type": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "drp", "instcal"],
-            values_display={"null": "drp, else instcal"},
-            title="Visits",
-            description="drp: from raws; instcal: from InstCal; "
-            "empty: those from raws, if the night has some.",
-            section="Selection",
-        ),
+        **visits_param(),
         "injected": Param(
             False,
             type="boolean",

@@ -27,6 +27,7 @@ from tololo.params import (
     retry_param,
     template_params,
     threshold_param,
+    visits_param,
 )
 
 BANDS = ["u", "g", "r", "i", "z", "y", "VR"]
@@ -60,16 +61,7 @@ with DAG(
             description="Empty: all bands that the nights have.",
             section="Selection",
         ),
-        "proc_type": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "drp", "instcal"],
-            values_display={"null": "drp, else instcal"},
-            title="Visits",
-            description="drp: from raws; instcal: from InstCal; "
-            "empty: of each night those from raws, if it has some.",
-            section="Selection",
-        ),
+        **visits_param(),
         "patches": Param(
             None,
             type=["null", "string"],

@@ -126,6 +126,22 @@ def template_params() -> dict[str, Param]:
     }
 
 
+def visits_param() -> dict[str, Param]:
+    """Return the param that says which visits of a night are used."""
+    return {
+        "proc_type": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "drp", "instcal"],
+            values_display={"null": "drp, else instcal"},
+            title="Visits",
+            description="drp: from raws; instcal: from InstCal; "
+            "empty: of each night those from raws, if it has some.",
+            section=SELECTION,
+        )
+    }
+
+
 def apdb_param(section: str) -> dict[str, Param]:
     """Return the param that names an APDB."""
     return {

@@ -118,7 +118,9 @@ def _nights(client: AirflowClient) -> dict[int, dict[str, Any]]:
     """Wait for the runs of the backfill; return them by night."""
     deadline = time.monotonic() + 3000
     while time.monotonic() < deadline:
-        runs = client.call("GET", "dags/nightly_decam/dagRuns?limit=100")["dag_runs"]
+        found = client.call("GET", "dags/nightly_decam/dagRuns?limit=100")["dag_runs"]
+        # The DAG is on, so the schedule adds the night that ended last.
+        runs = [run for run in found if run["run_type"] == "backfill"]
         if len(runs) >= LAST - FIRST + 1 and all(run["state"] in ENDED for run in runs):
             assert len(runs) == LAST - FIRST + 1
             return {int(run["partition_key"]): run for run in runs}
