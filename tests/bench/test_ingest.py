@@ -49,6 +49,7 @@ def test_the_sides_ingest_the_same(bench: ModuleType, tmp_path: Path) -> None:
     assert len(bench.ingested(tmp_path / "peer0")) == len(found) - 1
 
 
+@pytest.mark.long
 def test_a_repository_grows(bench: ModuleType, tmp_path: Path) -> None:
     growth = bench.Growth(bench.ingest_nights.Headers(CCDS), tmp_path, "", "")
     first, last = bench.grow(growth, 2, 1)

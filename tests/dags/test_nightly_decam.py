@@ -16,7 +16,7 @@ from tololo.simulation.raw_plan import RawNight, RawPlan
 from tololo.simulation.raw_truth import RawTruth
 
 FILE = Path(__file__).parents[2] / "dags" / "nightly_decam.py"
-NIGHT, WITHOUT_FLATS, DRY, DETECTOR = 20190402, 20190404, 20190406, 28
+NIGHT, WITHOUT_FLATS, DRY, BEYOND, DETECTOR = 20190402, 20190404, 20190406, 20190420, 28
 RAW_TASKS = ("bias", "certify_bias", "flat", "certify_flat", "visits")
 AROUND = ("files", "lock", "unlock", "ingest_raw", "scorecard", "night")
 NOT_USED = ("ingest", "calibrate", "injection", "inject")
@@ -28,6 +28,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> RawTruth:
         RawNight(NIGHT, zeros=4, flats=4, objects=1),
         RawNight(WITHOUT_FLATS, zeros=4, flats=0, objects=1),
         RawNight(DRY, zeros=4, flats=0, objects=1),
+        RawNight(BEYOND, zeros=4, flats=0, objects=1),
     )
     plan = RawPlan(nights=nights, detectors=(DETECTOR,), shape=(1024, 1024))
     return simulate_raw_nights(tmp_path_factory.mktemp("raw") / "nights", plan, seed=3)
@@ -128,11 +129,11 @@ def test_a_night_without_flats_borrows_and_says_from_when(night: Run, truth: Raw
 
 
 def test_beyond_the_age_it_stops(truth: RawTruth) -> None:
-    run = Run(truth, WITHOUT_FLATS, max_calib_age=0)
+    run = Run(truth, BEYOND)
     assert (run.states["certify_flat"], run.states["visits"]) == ("failed", "upstream_failed")
     # It is scored nevertheless, the lock is released, and the run as a whole has failed.
     assert (run.states["scorecard"], run.states["unlock"], run.state) == ("success", "success", "failed")
-    assert run.returned("scorecard")["rejected"] == run.returned("ingest_raw")["known"][-1:]
+    assert run.returned("scorecard")["rejected"] == run.returned("ingest_raw")["new"][-1:]
 
 
 def test_what_is_not_asked_for_is_skipped(truth: RawTruth) -> None:

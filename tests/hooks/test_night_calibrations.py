@@ -285,7 +285,7 @@ def test_killed_in_between_the_old_ones_stay_valid(folder: Path, butler: Butler,
 
 @pytest.mark.services
 def test_replacing_is_whole_on_postgresql_too(tmp_path: Path, registry_url: str) -> None:
-    folder = build(tmp_path / "repo", registry_url=registry_url, namespace="calibrations")
+    folder = build(tmp_path / "repo", registry_url=registry_url, namespace="night_calibrations")
     with Butler.from_config(str(folder), writeable=True) as butler:
         old = make(butler, "bias")
         decide(butler)

@@ -66,7 +66,10 @@ def test_a_night_without_raws_is_skipped_and_the_others_named(repository: Path, 
 def test_a_dry_run_touches_nothing(repository: Path, files: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in repository.rglob("*"))
     result = ingest(night=str(NIGHT), data=str(files), dry_run=True)
-    assert result == {"night": str(NIGHT), "exposures": [FLAT, BIAS, SCIENCE, LATE]}
+    assert (result["night"], result["exposures"]) == (str(NIGHT), [FLAT, BIAS, SCIENCE, LATE])
+    assert result["by_type"] == {"dome flat g": 1, "science g": 1, "zero": 2}
+    assert result["would_run"]["combineBias"] == 3
+    assert result["missing"] == []
     assert sorted((path, path.stat().st_mtime_ns) for path in repository.rglob("*")) == before
 
 
