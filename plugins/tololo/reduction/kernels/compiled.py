@@ -9,10 +9,13 @@ from numba import njit
 
 
 def compiled[F: Callable[..., Any]](function: F) -> F:
-    """Compile a function with numba; its type stays that of the Python function."""
-    return cast(F, njit(cache=True, nogil=True)(function))
+    """Compile a function with numba; its type stays that of the Python function.
+
+    A division by zero gives infinity or NaN, as with arrays: one odd star must not end a detector.
+    """
+    return cast(F, njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 def compiled_fast[F: Callable[..., Any]](function: F) -> F:
     """Compile as `compiled`, and let sums be reordered (no NaN or infinity may come in)."""
-    return cast(F, njit(cache=True, nogil=True, fastmath=True)(function))
+    return cast(F, njit(cache=True, nogil=True, fastmath=True, error_model="numpy")(function))

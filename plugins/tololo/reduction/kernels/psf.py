@@ -309,7 +309,7 @@ def matched_moments(light: NDArray[np.float32], out: NDArray[np.float64]) -> boo
         if (
             new_xx < 0.05
             or new_yy < 0.05
-            or new_xx * new_yy <= new_xy * new_xy
+            or new_xx * new_yy - new_xy * new_xy < 1e-6 * new_xx * new_yy  # as thin as a line
             or new_xx + new_yy > half * half
         ):
             return False
