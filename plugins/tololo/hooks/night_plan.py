@@ -87,9 +87,8 @@ def plan_night(
     if "bias" in proc_types:
         quanta["combineBias"] = len(biases)
     if "flat" in proc_types:
-        quanta["measureFlat"] = sum(len(ccds) for of_band in seen["flat"].values() for ccds in of_band)
+        quanta["measureFlat"] = quanta["combineFlat"] = sum(map(len, flats.values()))
         quanta["normalizeFlat"] = len(flats)
-        quanta["combineFlat"] = sum(map(len, flats.values()))
     missing: list[str] = []
     if "drp" in proc_types:
         quanta["calibrateVisit"] = sum(map(len, science))
