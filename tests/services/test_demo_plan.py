@@ -10,6 +10,8 @@ from tololo.services.demo_plan import DemoPlan, plan_data
 from tololo.simulation.faults import spoil
 from tololo.simulation.instcal import simulate_nights
 from tololo.simulation.plan import Fault, Plan, PlannedExposure
+from tololo.simulation.raw import simulate_raw_nights
+from tololo.simulation.raw_plan import RawNight, RawPlan
 from tololo.simulation.truth import Truth
 
 TWO_BANDS = DemoPlan(
@@ -78,3 +80,20 @@ def test_spoilt_files_are_refused(tmp_path: Path) -> None:
     spoil(truth.images, Fault("missing_mask", 1))
     with pytest.raises(BadInputError, match=r"c4d_190313_045923"):
         plan_data(truth.folder, "")
+
+
+def test_a_folder_of_raws_is_planned_with_all_that_lies_beside(tmp_path: Path) -> None:
+    nights = (
+        RawNight(20190402, zeros=1, flats=1, objects=1),
+        RawNight(20190404, zeros=1, flats=0, objects=1),
+    )
+    plan = RawPlan(nights=nights, detectors=(28,), shape=(256, 512), transients=0)
+    truth = simulate_raw_nights(tmp_path / "raws", plan, seed=2)
+    found = plan_data(truth.folder, "")
+    assert (found.source, found.proc_type) == ("raw", "drp")
+    assert found.science == {"r": ("20190404",)}
+    # The night without flats comes second: it borrows those of the first.
+    assert found.rounds == [["20190402"], ["20190404"]]
+    assert found.refcats == f"gaia_dr2={truth.folder / 'gaia'}, ps1={truth.folder / 'ps1'}"
+    assert found.calibrations == str(truth.curated)
+    assert len(found.targets.splitlines()) == 5
