@@ -21,6 +21,7 @@ from airflow.sdk import DAG, Param
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.template import AcceptTemplateOperator, SelectTemplateInputsOperator
 from tololo.params import (
+    BANDS,
     DEFAULT_ARGS,
     PIPELINES,
     common_params,
@@ -29,8 +30,6 @@ from tololo.params import (
     threshold_param,
     visits_param,
 )
-
-BANDS = ["u", "g", "r", "i", "z", "y", "VR"]
 
 with DAG(
     "template_coadds",
@@ -56,7 +55,7 @@ with DAG(
             [],
             type="array",
             items={"type": "string"},
-            examples=BANDS,
+            examples=list(BANDS),
             title="Bands",
             description="Empty: all bands that the nights have.",
             section="Selection",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +13,12 @@ from tololo.engine.client import stop_server
 from tololo.facility.run import RunRequest
 from tololo.simulation.drill import INPUTS
 
-ROOT = Path(__file__).resolve().parents[2]
+from .modules import bench_module
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        # By its path: there is a package of tests of that name.
-        spec = importlib.util.spec_from_file_location("bench_engine", ROOT / "bench" / "engine.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up there
-        spec.loader.exec_module(module)
+    with bench_module("engine") as module:
         yield module
     stop_server()
 

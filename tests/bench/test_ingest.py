@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,21 +11,14 @@ from lsst.daf.butler import Butler
 
 from tololo.simulation.raw_plan import RawNight
 
-ROOT = Path(__file__).resolve().parents[2]
+from .modules import bench_module
+
 CCDS = (2, 35)
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        # By its path: there is a package of tests of that name.
-        spec = importlib.util.spec_from_file_location("bench_ingest", ROOT / "bench" / "ingest.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
+    with bench_module("ingest") as module:
         yield module
 
 

@@ -61,6 +61,14 @@ def test_other_nights_and_sources_and_rubbish_do_not_count(raws: Path, small_nig
     assert seen == {"ready": False, "missing": [f"raw exposures of night 20200101 in {raws}"], "found": 0}
 
 
+def test_links_to_folders_are_followed_as_in_the_ingest(raws: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "deep").symlink_to(raws / "deep")
+    (raws / "deep" / "round").symlink_to(raws)
+    assert night_files(linked, RAW_NIGHT, "raw", (), now=later(raws))["found"] == 2
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="does not exist") as caught:
         night_files(tmp_path / "nowhere", 20200101, "raw", BOTH)

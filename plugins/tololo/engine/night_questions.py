@@ -16,12 +16,10 @@ from tololo.engine.repositories import existing, known_types
 from tololo.facility import collections
 from tololo.facility.errors import NothingToDoError
 from tololo.facility.nights import parse_night
+from tololo.facility.scorecard import PLOT, SUMMARY, TABLE
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef
-
-SCORECARD, SUMMARY, PLOT = "night_scorecard", "night_summary", "night_plot"
-"""Dataset types of a scored night, all with the dimensions instrument and day_obs."""
 
 RUNS = "*/scorecard/*"
 """The RUNs that they are in."""
@@ -59,8 +57,8 @@ def night_scorecard(butler: Butler, night: int | str, proc_type: str, run: str =
         If it is no night.
     """
     chain = collections.chain(proc_type, parse_night(night))
-    newest = _find(butler, SCORECARD, night, [chain])
-    ref = (_find(butler, SCORECARD, night, [run]) if run else None) or newest
+    newest = _find(butler, TABLE, night, [chain])
+    ref = (_find(butler, TABLE, night, [run]) if run else None) or newest
     if ref is None:
         raise NothingToDoError(f"Night {night} has not been scored", f"collection {chain}")
     summary = _find(butler, SUMMARY, night, [ref.run])

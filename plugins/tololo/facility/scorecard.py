@@ -62,6 +62,9 @@ class Measure:
         return bound is not None and (value > bound if self.high_is_bad else value < bound)
 
 
+TABLE, SUMMARY, PLOT = "night_scorecard", "night_summary", "night_plot"
+"""Dataset types of a scored night, all with the dimensions instrument and day_obs."""
+
 MEASURES: Mapping[str, Measure] = {
     "seeing": Measure("seeing", Bound(2.0, 3.5), unit=" arcsec"),
     "ellipticity": Measure("ellipticity", Bound(0.2, 0.4)),

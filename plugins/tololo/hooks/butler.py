@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tololo.engine.repositories import existing, find_collection, known_types, no_repository, unreachable
+from tololo.engine.repositories import find_collection, no_repository, unreachable
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, TololoError, UnavailableError
 from tololo.hooks.chains import ChainReport, write_chain
@@ -172,14 +172,12 @@ class ButlerHook:
 
     def raw_exposures(self, night: int | str) -> list[int]:
         """Return the numbers of the raw exposures that serve a night."""
-        tags = [f"{collections.chain(kind, night)}/raw" for kind in ("bias", "flat", "drp")]
+        from tololo.hooks.selection import data_ids
+        from tololo.reduction.formats.raw_exposure import KINDS
+
+        tags = [collections.raws(collections.chain(kind, night)) for kind in KINDS.values()]
         with self.open() as butler:
-            there, _ = existing(butler, tags)
-            if not there or not known_types(butler, ["raw"]):
-                return []
-            with butler.query() as query:
-                rows = query.join_dataset_search("raw", there).general(("exposure",), find_first=False)
-                return sorted({int(row["exposure"]) for row in rows})
+            return sorted({int(row["exposure"]) for row in data_ids(butler, "raw", tags, ("exposure",))})
 
     def ingest_instcal(self, folder: str | Path, transfer: str = "direct") -> IngestReport:
         """Find the InstCal exposures in a folder, ingest them and write the chains of their nights.

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tololo.engine.repositories import existing, find_collection, known_types
+from tololo.engine.repositories import find_collection, known_types
 from tololo.facility import collections
 from tololo.facility.calibrations import CalibrationKey, Limits, nights_within, reasons_against, validity
-from tololo.facility.errors import BadInputError
 from tololo.hooks.calibrations import certifications
-from tololo.hooks.selection import qualified
+from tololo.hooks.selection import data_ids
 from tololo.hooks.validity import parse_validity
 
 if TYPE_CHECKING:
@@ -60,27 +59,8 @@ def needed_by(butler: Butler, kind: str, raws: Iterable[str], where: str) -> set
     BadInputError
         If the data query cannot be understood.
     """
-    from lsst.daf.butler import InvalidQueryError
-
-    there, _ = existing(butler, raws)
-    if not there or not known_types(butler, ["raw"]):
-        return set()
-    try:
-        with butler.query() as query:
-            rows = query.join_dataset_search("raw", there)
-            if where:
-                rows = rows.where(qualified(where))
-            found = rows.general(("exposure", "detector", "physical_filter"), find_first=False)
-            return {
-                CalibrationKey(row["detector"], row["physical_filter"] if kind == "flat" else "")
-                for row in found
-            }
-    except InvalidQueryError as error:
-        raise BadInputError(
-            f"The data query cannot be understood: {error}",
-            f"where {where!r} on raw",
-            "write it as the Butler does: detector IN (25, 34) AND band = 'r'",
-        ) from error
+    rows = data_ids(butler, "raw", raws, ("exposure", "detector", "physical_filter"), where)
+    return {CalibrationKey(row["detector"], row["physical_filter"] if kind == "flat" else "") for row in rows}
 
 
 def own(butler: Butler, night: int, kind: str, limits: Limits) -> Own:

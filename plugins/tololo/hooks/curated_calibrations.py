@@ -27,6 +27,7 @@ from tololo.facility.curated_defects import Defect, read_defects
 from tololo.facility.errors import BadInputError
 from tololo.hooks.calibrations import certifications
 from tololo.hooks.chains import write_chain
+from tololo.hooks.dataset_types import register_dataset_type
 from tololo.hooks.selection import INSTRUMENT
 from tololo.hooks.validity import describe_validity, parse_validity
 
@@ -37,7 +38,7 @@ CURATED = f"{collections.CALIBS}/curated"
 """The collection; the chain of its parent's name leads to it."""
 
 TYPES = ("crosstalk", "defects")
-"""Dataset types, of the dimensions instrument and detector."""
+DIMENSIONS = ("instrument", "detector")
 
 STORAGE_CLASS = "StructuredDataDict"
 
@@ -126,19 +127,10 @@ def read_curated(folder: Path | str) -> dict[str, list[Curated]]:
 
 def register_types(butler: Butler) -> None:
     """Register the dataset types, and the collection that nights search."""
-    from lsst.daf.butler import CollectionType, DatasetType  # type: ignore[attr-defined]
+    from lsst.daf.butler import CollectionType  # type: ignore[attr-defined]
 
-    known = {kind.name for kind in butler.registry.queryDatasetTypes(TYPES)}
-    for name in set(TYPES) - known:
-        butler.registry.registerDatasetType(
-            DatasetType(
-                name,
-                ("instrument", "detector"),
-                STORAGE_CLASS,
-                universe=butler.dimensions,
-                isCalibration=True,
-            )
-        )
+    for name in TYPES:
+        register_dataset_type(butler, name, DIMENSIONS, STORAGE_CLASS, is_calibration=True)
     butler.collections.register(CURATED, CollectionType.CALIBRATION)
 
 

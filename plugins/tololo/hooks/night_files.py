@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +14,7 @@ from tololo.facility.errors import BadInputError
 from tololo.facility.nights import night_served
 from tololo.facility.waiting import Answer, answer
 from tololo.hooks.butler import ButlerHook
-
-PROCTYPES = {"raw": "raw", "instcal": "instcal"}
-"""PROCTYPE of the files of each source, in lower case."""
+from tololo.reduction.formats.file_search import walk
 
 KINDS = {"bias": ("zero", "bias"), "flat": ("dome flat", "flat"), "drp": ("object", "science")}
 """OBSTYPE of the raws that each kind of processing needs."""
@@ -48,7 +45,7 @@ def night_files(
         Searched at any depth.
     night : `int` or `str`
     source : `str`
-        ``raw`` or ``instcal``.
+        ``raw`` or ``instcal``, as PROCTYPE of the files says (in capitals or not).
     proc_types : collection of `str`
         What shall be made of raws: of each kind there has to be one.
     now : `float`, optional
@@ -72,9 +69,13 @@ def night_files(
     fresh: list[str] = []
     found = 0
     moment = time.time() if now is None else now
-    for path, status in _files(folder):
+    for path in walk(folder):
+        try:
+            status = path.stat()
+        except OSError:  # it was renamed in this moment, or is a broken link
+            continue
         seen = _glance(str(path), status.st_mtime_ns, status.st_size)
-        if seen is None or seen[0] != PROCTYPES[source] or seen[2] != int(night):
+        if seen is None or seen[0] != source or seen[2] != int(night):
             continue
         found += 1
         kinds.add(seen[1])
@@ -92,17 +93,6 @@ def moved_before(repo: str, night: str) -> list[int]:
     if facility().transfer != "move":
         return []
     return ButlerHook.from_connection(repo).raw_exposures(night)
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for root, folders, names in os.walk(folder, followlinks=False):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            try:
-                yield path, path.stat()
-            except OSError:  # it was renamed in this moment, or is a broken link
-                continue
 
 
 @lru_cache(maxsize=200_000)
@@ -125,5 +115,5 @@ def _glance(path: str, _changed: int, _size: int) -> tuple[str, str, int] | None
         return None
     kind = cards.get("OBSTYPE", "")
     calibration = any(kind in KINDS[name] for name in ("bias", "flat")) or kind == "dark"
-    raw = cards.get("PROCTYPE", "") == PROCTYPES["raw"]
-    return cards.get("PROCTYPE", ""), kind, night_served(utc, calibration=raw and calibration)
+    level = cards.get("PROCTYPE", "")
+    return level, kind, night_served(utc, calibration=level == "raw" and calibration)

@@ -12,9 +12,6 @@ from tololo.facility.waiting import numbered
 if TYPE_CHECKING:
     from tololo.reduction.formats.raw_exposure import RawExposure
 
-TYPES = {"bias": "zero", "flat": "dome flat", "drp": "science"}
-"""Observation type of the raws of each kind of processing."""
-
 
 @dataclass(frozen=True)
 class NightPlan:
@@ -68,14 +65,15 @@ def plan_night(
     plan : `NightPlan`
         A data query that narrows the run down further is not in it.
     """
+    from tololo.reduction.formats.raw_exposure import KINDS
     from tololo.reduction.instrument.filters import band_of
 
-    seen: dict[str, dict[str, list[set[int]]]] = {kind: {} for kind in TYPES}
+    seen: dict[str, dict[str, list[set[int]]]] = {kind: {} for kind in KINDS.values()}
     counts: Counter[str] = Counter()
     for exposure in exposures:
         band = "" if exposure.observation_type == "zero" else band_of(exposure.physical_filter)
         counts[f"{exposure.observation_type} {band}".strip()] += 1
-        kind = next((kind for kind, name in TYPES.items() if name == exposure.observation_type), "")
+        kind = KINDS.get(exposure.observation_type, "")
         if not kind or (kind != "bias" and filters and not {band, exposure.physical_filter} & set(filters)):
             continue
         ccds = set(exposure.detectors) & set(detectors) if detectors else set(exposure.detectors)

@@ -11,7 +11,7 @@ from tololo.engine.repositories import find_collection, known_types
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.nights import parse_night
-from tololo.facility.scorecard import Limits, Word
+from tololo.facility.scorecard import PLOT, SUMMARY, TABLE, Limits, Word
 from tololo.hooks.calibration_candidates import runs_below
 from tololo.hooks.chains import write_chain
 from tololo.hooks.dataset_types import register_dataset_type
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from astropy.table import Table
     from lsst.daf.butler import Butler
 
-TABLE, SUMMARY, PLOT = "night_scorecard", "night_summary", "night_plot"
 DATASETS = {TABLE: "ArrowAstropy", SUMMARY: "StructuredDataDict", PLOT: "Plot"}
 """Dataset types and their storage classes; `tololo.reduction.scorecard` says what they hold."""
 
@@ -114,10 +113,11 @@ def score_night(
         raise NothingToDoError(f"Night {night} has no exposures", chain, "look at the ingest of this night")
     scored = score(inputs.visits, proc_type, limits)
     summary = inputs.rest | summarise(scored, limits)
-    run = _same(butler, night, proc_type, scored.table, summary)
+    runs = _runs(butler, chain)
+    run = _same(butler, night, runs, scored.table, summary)
     is_new = run is None
     if not dry_run:
-        run = run or _write(butler, night, chain, scored.table, summary)
+        run = run or _write(butler, night, chain, runs, scored.table, summary)
         write_chain(butler, chain, [run])
     counts = {name: summary[name] for name in ("visits", "accepted", "flagged", "rejected")}
     return NightScore(
@@ -135,17 +135,16 @@ def verdicts(butler: Butler, night: int | str, proc_type: str) -> dict[int, Word
 
 def read_scorecard(butler: Butler, night: int | str, proc_type: str) -> Table | None:
     """Return the newest ``night_scorecard`` of a night, `None` if there is none."""
-    return _newest(butler, TABLE, parse_night(night), proc_type)
+    return _newest(butler, TABLE, parse_night(night), _runs(butler, collections.chain(proc_type, night)))
 
 
 def read_summary(butler: Butler, night: int | str, proc_type: str) -> dict[str, Any] | None:
     """Return the newest ``night_summary`` of a night, `None` if there is none."""
-    found = _newest(butler, SUMMARY, parse_night(night), proc_type)
+    found = _newest(butler, SUMMARY, parse_night(night), _runs(butler, collections.chain(proc_type, night)))
     return None if found is None else dict(found)
 
 
-def _newest(butler: Butler, kind: str, night: int, proc_type: str) -> Any:
-    runs = _runs(butler, collections.chain(proc_type, night))
+def _newest(butler: Butler, kind: str, night: int, runs: list[str]) -> Any:
     if not runs or not known_types(butler, [kind]):
         return None
     ref = butler.find_dataset(kind, instrument=INSTRUMENT, day_obs=night, collections=runs)
@@ -156,36 +155,36 @@ def _runs(butler: Butler, chain: str) -> list[str]:
     return runs_below(butler, f"{chain}/scorecard")
 
 
-def _same(butler: Butler, night: int, proc_type: str, table: Table, summary: dict[str, Any]) -> str | None:
+def _same(butler: Butler, night: int, runs: list[str], table: Table, summary: dict[str, Any]) -> str | None:
     """Return the RUN of the newest scorecard if it says the same."""
     from tololo.reduction.scorecard import is_same
 
-    before = read_scorecard(butler, night, proc_type)
+    before = _newest(butler, TABLE, night, runs)
     if before is None or not is_same(before, table):
         return None
-    if _plain(read_summary(butler, night, proc_type)) != _plain(summary):
+    if _plain(_newest(butler, SUMMARY, night, runs)) != _plain(summary):
         return None
-    runs = _runs(butler, collections.chain(proc_type, night))
     ref = butler.find_dataset(TABLE, instrument=INSTRUMENT, day_obs=night, collections=runs)
     return None if ref is None else ref.run
 
 
-def _write(butler: Butler, night: int, chain: str, table: Table, summary: dict[str, Any]) -> str:
+def _write(
+    butler: Butler, night: int, chain: str, runs: list[str], table: Table, summary: dict[str, Any]
+) -> str:
     from tololo.reduction.scorecard_plots import plot_night
 
     for kind, storage_class in DATASETS.items():
         register_dataset_type(butler, kind, DIMENSIONS, storage_class)
     products = {TABLE: table, SUMMARY: _plain(summary), PLOT: plot_night(table, summary)}
-    run = _free_run(butler, night, chain)
+    run = _free_run(butler, night, chain, runs)
     with butler.transaction():
         for kind, product in products.items():
             butler.put(product, kind, instrument=INSTRUMENT, day_obs=night, run=run)
     return run
 
 
-def _free_run(butler: Butler, night: int, chain: str) -> str:
+def _free_run(butler: Butler, night: int, chain: str, runs: list[str]) -> str:
     """Return a RUN for a new scorecard: one that was left empty if it is the newest, else one of now."""
-    runs = _runs(butler, chain)
     if runs and butler.find_dataset(TABLE, instrument=INSTRUMENT, day_obs=night, collections=runs[0]) is None:
         return runs[0]
     now = datetime.now(UTC)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tololo.engine.repositories import existing, known_types
 from tololo.facility import collections
 from tololo.facility.calibrations import days_between
-from tololo.facility.errors import BadInputError
 from tololo.hooks.calibration_candidates import made_in
 from tololo.hooks.night_calibrations import read_record
 from tololo.hooks.scorecard_failures import Failure, Place, by_reason, failures, missing, told
-from tololo.hooks.selection import INSTRUMENT, qualified
+from tololo.hooks.selection import INSTRUMENT, data_ids
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -96,25 +95,14 @@ def gather(butler: Butler, night: int, proc_type: str, where: str = "") -> Night
 
 def _raws(butler: Butler, base: str, night: int, where: str = "") -> set[Place]:
     """Return exposure and detector of what was ingested for the night."""
-    from lsst.daf.butler import InvalidQueryError
-
-    kind = _RAW[base]
-    there, _ = existing(butler, [collections.raws(collections.chain(base, night))])
-    if not there or not known_types(butler, [kind]):
-        return set()
-    try:
-        with butler.query() as query:
-            rows = query.join_dataset_search(kind, there)
-            if where.strip():
-                rows = rows.where(qualified(where))
-            found = rows.general(("exposure", "detector"), find_first=False)
-            return {(int(row["exposure"]), int(row["detector"])) for row in found}
-    except InvalidQueryError as error:
-        raise BadInputError(
-            f"The data query cannot be understood: {error}",
-            f"where {where!r} on {kind}",
-            "write it as the Butler does: detector IN (25, 34) AND band = 'r'",
-        ) from error
+    rows = data_ids(
+        butler,
+        _RAW[base],
+        [collections.raws(collections.chain(base, night))],
+        ("exposure", "detector"),
+        where,
+    )
+    return {(int(row["exposure"]), int(row["detector"])) for row in rows}
 
 
 def _summaries(butler: Butler, chain: str) -> dict[int, Table]:

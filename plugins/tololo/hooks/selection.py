@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from tololo.engine.repositories import find_collection
+from tololo.engine.repositories import existing, find_collection
+from tololo.engine.repositories import known_types as registered
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, NothingToDoError
 
@@ -97,17 +98,40 @@ def query(
             explain=False,
         )
     except (InvalidQueryError, UserExpressionError) as error:
-        raise BadInputError(
-            f"The data query cannot be understood: {error}",
-            f"where {where!r} on {dataset_type}",
-            "write it as the Butler does: detector IN (25, 34) AND band = 'r'",
-        ) from error
+        raise _unreadable(error, where, dataset_type) from error
     except CalibrationLookupError as error:
         raise BadInputError(
             f"Several datasets {dataset_type} are valid, each at its own time",
             ", ".join(names),
             "name the RUN whose datasets are meant",
         ) from error
+
+
+def data_ids(
+    butler: Butler, dataset_type: str, names: Iterable[str], dimensions: Sequence[str], where: str = ""
+) -> list[dict[str, Any]]:
+    """Return the values of some dimensions for which there are datasets, in whichever of the collections.
+
+    Empty where there is no such collection or dataset type yet.
+
+    Raises
+    ------
+    BadInputError
+        If the condition cannot be understood.
+    """
+    from lsst.daf.butler import InvalidQueryError
+
+    there, _ = existing(butler, names)
+    if not there or not registered(butler, [dataset_type]):
+        return []
+    try:
+        with butler.query() as query:
+            rows = query.join_dataset_search(dataset_type, there)
+            if where.strip():
+                rows = rows.where(qualified(where))
+            return [dict(row) for row in rows.general(tuple(dimensions), find_first=False)]
+    except InvalidQueryError as error:
+        raise _unreadable(error, where, dataset_type) from error
 
 
 def qualified(where: str) -> str:
@@ -183,6 +207,14 @@ def data_id(ref: DatasetRef) -> str:
     """Write a data ID for people: ``detector 3, band r``, without the instrument."""
     values = {key: value for key, value in _values(ref).items() if key != "instrument"} or _values(ref)
     return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _unreadable(error: Exception, where: str, dataset_type: str) -> BadInputError:
+    return BadInputError(
+        f"The data query cannot be understood: {error}",
+        f"where {where!r} on {dataset_type}",
+        "write it as the Butler does: detector IN (25, 34) AND band = 'r'",
+    )
 
 
 def _refuse_twins(refs: Iterable[DatasetRef]) -> None:

@@ -140,11 +140,12 @@ class IngestRawOperator(_IngestOperator):
         self, night: str, exposures: Sequence[RawExposure], params: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Say what the run would do with the night's raws."""
-        from tololo.hooks.night_plan import TYPES, plan_night
+        from tololo.hooks.night_plan import plan_night
+        from tololo.reduction.formats.raw_exposure import KINDS
 
         plan = plan_night(
             exposures,
-            params.get("proc_types", tuple(TYPES)),
+            params.get("proc_types", tuple(KINDS.values())),
             detector_numbers(params),
             params.get("filters") or (),
         )

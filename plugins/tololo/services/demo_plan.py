@@ -103,16 +103,13 @@ def simulate(folder: Path) -> DemoPlan:
     nights = (RawNight(20190305, objects=3), RawNight(20190402, objects=2, transients=True))
     plan = RawPlan(nights=nights)
     truth = simulate_raw_nights(folder, plan, processes=os.cpu_count() or 1)
-    band_nights, science = _by_band(
-        [(str(row["band"]), str(row["night"]), bool(row["science"])) for row in truth.exposures]
-    )
     n_transients = len(set(truth.transients["id"].tolist()))
     return DemoPlan(
         folder=truth.images,
         refcat=truth.reference,
         subset=facility().template_subset,
-        band_nights=band_nights,
-        science=science,
+        band_nights=_by_band((str(row["band"]), row["night"]) for row in truth.exposures),
+        science=_by_band((str(row["band"]), row["night"]) for row in truth.exposures if row["science"]),
         description=f"Simulated raws: {len(truth.calibrations)} biases and dome flats and "
         f"{len(truth.exposures)} science exposures of {len(plan.detectors)} CCDs, "
         f"with {n_transients} transients, in {folder}",
@@ -143,10 +140,7 @@ def plan_data(folder: Path, refcat: str) -> DemoPlan:
     data = look_at(folder)
     for note in data.notes:
         print(f"  {note}")
-    nights: dict[str, set[str]] = {}
-    for sighting in data.sightings:
-        nights.setdefault(sighting.band, set()).add(str(sighting.night))
-    band_nights = {band: tuple(sorted(value)) for band, value in sorted(nights.items())}
+    band_nights = _by_band((sighting.band, sighting.night) for sighting in data.sightings)
     science = {band: value[-1:] for band, value in band_nights.items() if len(value) > 1}
     for band in sorted(set(band_nights) - set(science)):
         print(f"  band {band} has one night only: its visits are calibrated, but nothing can be subtracted")
@@ -163,7 +157,8 @@ def plan_data(folder: Path, refcat: str) -> DemoPlan:
         subset=re.sub(r"[^A-Za-z0-9]+", "_", folder.name).strip("_") or "data",
         band_nights=band_nights,
         science=science,
-        description=f"{len(data.sightings)} exposures ({data.source}) of {len(nights)} bands in {folder}",
+        description=f"{len(data.sightings)} exposures ({data.source}) of {len(band_nights)} bands "
+        f"in {folder}",
         source=data.source,
         first=tuple(str(night) for night in data.lenders),
         calibrations=_beside(folder, "curated"),
@@ -171,20 +166,12 @@ def plan_data(folder: Path, refcat: str) -> DemoPlan:
     )
 
 
-def _by_band(
-    exposures: Iterable[tuple[str, str, bool]],
-) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    """Return the nights of each band, and those of them that are science."""
+def _by_band(exposures: Iterable[tuple[str, int | str]]) -> dict[str, tuple[str, ...]]:
+    """Return the nights of each band, of exposures by band and night."""
     nights: dict[str, set[str]] = {}
-    science: dict[str, set[str]] = {}
-    for band, night, is_science in exposures:
-        nights.setdefault(band, set()).add(night)
-        if is_science:
-            science.setdefault(band, set()).add(night)
-    return (
-        {band: tuple(sorted(value)) for band, value in nights.items()},
-        {band: tuple(sorted(value)) for band, value in science.items()},
-    )
+    for band, night in exposures:
+        nights.setdefault(band, set()).add(str(night))
+    return {band: tuple(sorted(value)) for band, value in sorted(nights.items())}
 
 
 def _reference_stars(folder: Path, refcat: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,22 +72,36 @@ def search_files(folder: Path, remedy: str) -> FileSearch:
         state = "is not a folder" if folder.exists() else "does not exist"
         raise BadInputError(f"The data folder {state}", str(folder), remedy)
     found = FileSearch()
-    seen = {folder.resolve()}
+    seen: set[Path] = set()
 
     def unreadable(error: OSError) -> None:
         found.problems.append(_unreadable(Path(error.filename or folder), error))
 
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if Path(root, name).resolve() not in seen)
-        seen.update(Path(root, name).resolve() for name in folders)
-        for path in (Path(root, name) for name in sorted(names)):
-            try:
-                _sort_in(path, seen, found)
-            except OSError as error:
-                found.problems.append(_unreadable(path, error))
+    for path in walk(folder, unreadable):
+        try:
+            _sort_in(path, seen, found)
+        except OSError as error:
+            found.problems.append(_unreadable(path, error))
     if not found.files and not found.ignored and not found.problems:
         raise BadInputError("The data folder is empty", str(folder), remedy)
     return found
+
+
+def walk(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Give all files below a folder in the order of their names.
+
+    Parameters
+    ----------
+    folder : `pathlib.Path`
+        Links are followed; a folder that is linked into itself is walked through once.
+    unreadable : callable, optional
+        Takes the error of a folder that cannot be listed; such folders are passed over without.
+    """
+    seen = {folder.resolve()}
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if Path(root, name).resolve() not in seen)
+        seen.update(Path(root, name).resolve() for name in folders)
+        yield from (Path(root, name) for name in sorted(names))
 
 
 def joined(problems: Sequence[BadInputError], what: str, where: str, remedy: str) -> BadInputError | None:
