@@ -27,9 +27,14 @@ OWN = {
         *("source", "data", "wait", "filters", "proc_types", "steps"),
         *("max_calib_age", "injected", "thresholds", "retry_failed"),
     },
-    "template_coadds": TEMPLATE | {"proc_type", "nights", "bands", "patches", "thresholds", "retry_failed"},
+    "template_coadds": TEMPLATE
+    | {"proc_type", "nights", "bands", "selection", "patches", "warp", "acceptance"}
+    | {"thresholds", "retry_failed"},
     "difference_imaging": TEMPLATE
-    | {"proc_type", "injected", "apdb", "apdb_policy", "thresholds", "retry_failed"},
+    | {"proc_type", "injected", "apdb", "apdb_policy", "thresholds", "retry_failed"}
+    | {"wait", "coverage", "partial", "allow_own_night", "method", "alerts"}
+    | {"earlier_nights", "late_nights"},
+    "apdb_nights": TEMPLATE | {"proc_type", "apdb", "action"},
     "photometry_to_tom": TEMPLATE | {"source", "apdb", "selection", "targets", "tom", "publish"},
     "run_pipeline": {"pipeline", "inputs", "output", "config", "thresholds", "retry_failed"},
 }
@@ -96,7 +101,21 @@ def test_params(dags: dict[str, DAG], name: str) -> None:
         ("nightly_decam", "thresholds", 1.5),
         ("template_coadds", "coadd_subset", "20 19"),
         ("template_coadds", "template_type", "best"),
+        ("template_coadds", "selection", {"max_seeing": 0}),
+        ("template_coadds", "selection", {"best_seeing": 1.5}),
+        ("template_coadds", "selection", {"verdicts": ["rejected"]}),
+        ("template_coadds", "selection", {"smallest": 3}),
+        ("template_coadds", "warp", "best"),
+        ("template_coadds", "acceptance", "maybe"),
         ("difference_imaging", "apdb_policy", "destroy"),
+        ("difference_imaging", "wait", -1),
+        ("difference_imaging", "coverage", 1.5),
+        ("difference_imaging", "partial", "perhaps"),
+        ("difference_imaging", "method", "hotpants"),
+        ("difference_imaging", "earlier_nights", "skip"),
+        ("difference_imaging", "late_nights", "drop"),
+        ("difference_imaging", "injected", True),
+        ("apdb_nights", "action", "delete"),
         ("difference_imaging", "apdb", "a; drop table"),
         ("photometry_to_tom", "selection", 0),
         ("repo_bootstrap", "steps", ["dance"]),
@@ -162,9 +181,15 @@ RETURNED = XComs(
         "version": "2019/meanclip/coadd/v1",
         "inputs": "2019/meanclip/coadd/v1/inputs",
         "where": "skymap = 's'",
+        "fwhm": 1.6,
     },
-    prepare={"apdb_config": "/somewhere/2019_meanclip.yaml", "proc_type": "drp", "where": "skymap = 's'"},
-    injection={"collection": "injection/ring"},
+    prepare={"template": "2019/meanclip/coadd/v1", "proc_type": "drp", "where": "skymap = 's'"},
+    apdb={"apdb_config": "/somewhere/2019_meanclip.yaml"},
+    injection={
+        "collection": "injection/ring",
+        "pipeline": "injection.yaml",
+        "inputs": "injection/ring,20190309/drp",
+    },
 )
 
 

@@ -168,7 +168,7 @@ def test_which_tasks_may_always_run_again(tmp_path: Path) -> None:
     """Ours asks the APDB for each detector of each visit before it stores it."""
     pipeline = f"{INCLUDE}/pipelines/embedded/difference_imaging.yaml"
     tasks = read_pipeline(RunRequest("", pipeline, "n/diff", "s", [])).tasks
-    assert set(tasks) == {"differenceDetector", "associateApdb", "forcedPhotDiaObject"}
+    assert set(tasks) == {"differenceDetector", "associateApdb", "forcedPhotDiaObject", "packageAlerts"}
     for task in tasks.values():
         assert retry_is_safe(task)
         assert may_run_again(task, {"instrument": "DECam", "day_obs": 20190401})

@@ -12,8 +12,8 @@ from astropy.table import Table
 from lsst.daf.butler.direct_butler import DirectButler
 
 from tololo.facility import collections
-from tololo.facility.errors import BadInputError
-from tololo.hooks.injection import InjectionHook
+from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.hooks.injection import InjectionHook, visits_of
 
 from .curated import build_empty
 
@@ -137,7 +137,7 @@ def test_a_chain_holds_the_sources_of_one_catalogue(hook: InjectionHook, tmp_pat
             butler.collections.register(name)
     hook.write_chain(chain, inputs=["injection/ring", collections.SKYMAPS])
     for dry_run in (True, False):
-        with pytest.raises(BadInputError, match="holds visits with the sources of injection/ring"):
+        with pytest.raises(BadInputError, match="holds images with the sources of injection/ring"):
             hook.claim(chain, "arc", dry_run=dry_run)
     hook.claim(chain, "ring")
     with hook.open(writeable=True) as butler:
@@ -152,3 +152,56 @@ def test_a_chain_holds_the_sources_of_one_catalogue(hook: InjectionHook, tmp_pat
     hook.claim(chain, "arc")
     with hook.open() as butler:
         assert butler.collections.get_info(chain).children == ("injection/arc",)
+
+
+def test_a_chain_of_difference_images_belongs_to_one_catalogue(hook: InjectionHook, tmp_path: Path) -> None:
+    chain = "20190401/2019/min/diff_drp_injected"
+    for name in ("ring.csv", "arc.csv"):
+        hook.ingest(catalogue(tmp_path, name))
+    hook.claim(chain, "ring")
+    # Nothing has been made with it yet.
+    hook.claim(chain, "arc")
+    with hook.open(writeable=True) as butler:
+        assert butler.collections.get_info(chain).children == ("injection/arc",)
+        butler.collections.register(f"{chain}/injection/difference/20260101T000000Z")
+    with pytest.raises(BadInputError, match="holds images with the sources of injection/arc"):
+        hook.claim(chain, "ring")
+    # The visits of the night are another matter.
+    hook.claim("20190401/drp_injected", "ring")
+
+
+@pytest.mark.parametrize(
+    "chain",
+    ["20190401/drp_injected", "20190401/2019/meanclip/diff_drp_injected", "20190401/diff_drp_injected"],
+)
+def test_each_chain_knows_its_visits(chain: str) -> None:
+    assert visits_of(chain) == "20190401/drp"
+
+
+def test_sources_go_into_the_visits_on_the_way(hook: InjectionHook, tmp_path: Path) -> None:
+    report = hook.ingest(catalogue(tmp_path))
+    chain = "20190401/2019/min/diff_drp_injected"
+    assert hook.route(chain, report) == ("injection.yaml", "injection/ring,20190401/drp")
+    # A chain of injected visits without any visit in it is no better.
+    hook.claim("20190401/drp_injected", "ring")
+    assert hook.route(chain, report)[0] == "injection.yaml"
+
+
+def test_a_name_is_free_again_where_nothing_was_written(hook: InjectionHook, tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            die_at_put(0)
+            hook.ingest(catalogue(tmp_path))
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert hook.ingest(catalogue(tmp_path, mag=21.0)).new
+    assert hook.ingest(catalogue(tmp_path, mag=21.0)).new is False
+
+
+def test_a_night_without_visits_gets_no_catalogue(hook: InjectionHook) -> None:
+    for chain in ("20190401/drp_injected", "20190401/2019/min/diff_drp_injected"):
+        with pytest.raises(NothingToDoError, match=r"Night 20190401 has no visits .* 20190401/drp"):
+            hook.automatic(chain)
+    assert hook.collections("injection/*") == []

@@ -51,7 +51,7 @@ COMMON = {
     "dry_run": False,
     "thresholds": 1.0,
 }
-TEMPLATE = {"coadd_subset": "2019", "template_type": "meanclip"}
+TEMPLATE = {"coadd_subset": "2019", "template_type": "meanclip", "acceptance": "auto"}
 
 
 def context(*, key: str | None = None, xcoms: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Templated:
     repository: Path
     selected: dict[str, Any]
     ran: dict[str, Any]
+    judged: dict[str, Any]
     progress: str
     accepted: dict[str, Any]
 
@@ -61,7 +62,7 @@ def coadd_operator(selected: dict[str, Any]) -> Any:
 
     return RunPipelineOperator(
         task_id="coadd",
-        pipeline=f"{PIPELINES}/template_coadds.yaml#coadd",
+        pipeline=f"{PIPELINES}/template_coadds.yaml#coadd,metrics",
         parent=selected["version"],
         step="coadd",
         inputs=f"{selected['inputs']},skymaps",
@@ -78,7 +79,8 @@ def templated(reduced: Reduced, tmp_path_factory: pytest.TempPathFactory) -> Tem
     """Version 1 of the template 2019/meanclip; tests that write take a copy."""
     from airflow.sdk.bases.operator import ExecutorSafeguard
 
-    from tololo.operators.template import AcceptTemplateOperator, SelectTemplateInputsOperator
+    from tololo.operators.template import SelectTemplateInputsOperator
+    from tololo.operators.template_acceptance import AcceptTemplateOperator, JudgeTemplateOperator
 
     folder = tmp_path_factory.mktemp("templated")
     repository = reduced.copy(folder)
@@ -89,6 +91,8 @@ def templated(reduced: Reduced, tmp_path_factory: pytest.TempPathFactory) -> Tem
         selected = SelectTemplateInputsOperator(task_id="select").execute(context(**params))
         running = context(**params)
         ran = coadd_operator(selected).execute(running)
+        judge = JudgeTemplateOperator(task_id="judge")
+        judged = judge.execute(context(**params, xcoms={"select": selected}))
         accept = AcceptTemplateOperator(task_id="accept")
-        accepted = accept.execute(context(**params, xcoms={"select": selected}))
-    return Templated(repository, selected, ran, running["task_state_store"]["progress"], accepted)
+        accepted = accept.execute(context(**params, xcoms={"select": selected, "judge": judged}))
+    return Templated(repository, selected, ran, judged, running["task_state_store"]["progress"], accepted)

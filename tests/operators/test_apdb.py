@@ -4,94 +4,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from lsst.daf.butler import Butler
+from airflow.sdk.exceptions import AirflowFailException
 
-from conftest import GOOD_VISITS, NIGHT, SPARE, Reduced
-from operators.airflow_context import TEMPLATE, connect, context
-from operators.conftest import Templated
-from tololo.facility.configuration import facility
-from tololo.facility.scorecard import read_limits
+from operators.airflow_context import TEMPLATE, context
 from tololo.hooks.apdb import ApdbHook
-from tololo.hooks.scorecard import score_night
 from tololo.operators.apdb import PrepareApdbOperator
 
-PARAMS = {**TEMPLATE, "proc_type": None, "apdb": None, "apdb_policy": "use"}
+PARAMS = {**TEMPLATE, "apdb": None, "apdb_policy": "use"}
 
 
-def prepare(**params: Any) -> Any:
-    return PrepareApdbOperator(task_id="prepare").execute(context(**PARAMS | params))
+@pytest.fixture(autouse=True)
+def _apdbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from operators.airflow_context import connect
+
+    connect(monkeypatch, tmp_path / "repository", tmp_path)
 
 
-def test_a_night_without_visits_is_skipped(
-    templated: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect(monkeypatch, templated.repository, tmp_path)
-    with pytest.raises(AirflowSkipException, match=f"Night {SPARE} has no visits.*nightly_decam"):
-        prepare(night=str(SPARE))
+def prepare(version: str = "v1", **params: Any) -> Any:
+    return PrepareApdbOperator(task_id="apdb", template_version=version).execute(context(**PARAMS | params))
+
+
+def test_the_apdb_is_made_once_then_taken(tmp_path: Path) -> None:
+    config = str(tmp_path / "apdb" / "2019_meanclip.yaml")
+    assert prepare(dry_run=True) == {"apdb": "2019_meanclip", "apdb_config": config, "outcome": "dry run"}
     assert not (tmp_path / "apdb").exists()
-
-
-def test_without_a_template_it_is_skipped(
-    reduced: Reduced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect(monkeypatch, reduced.repository, tmp_path)
-    with pytest.raises(AirflowSkipException, match=r"no template.*2019/meanclip/coadd.*template_coadds"):
-        prepare(night=str(NIGHT))
-    assert not (tmp_path / "apdb").exists()
-
-
-def test_the_apdb_is_made_once_then_taken(
-    templated: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect(monkeypatch, templated.repository, tmp_path)
-    planned = prepare(night=str(NIGHT), dry_run=True)
-    assert not (tmp_path / "apdb").exists()
-    made = prepare(night=str(NIGHT))
-    assert (
-        made
-        == planned
-        == {
-            "apdb": "2019_meanclip",
-            "apdb_config": str(tmp_path / "apdb" / "2019_meanclip.yaml"),
-            "where": f"skymap = '{facility().skymap}'",
-            "proc_type": "instcal",
-        }
-    )
+    assert prepare() == {"apdb": "2019_meanclip", "apdb_config": config, "outcome": "created"}
     assert ApdbHook().counts("2019_meanclip") == {"DiaObject": 0, "DiaSource": 0, "DiaForcedSource": 0}
-    assert prepare(night=str(NIGHT)) == made
+    assert prepare()["outcome"] == "used"
     with pytest.raises(AirflowFailException, match="exists"):
-        prepare(night=str(NIGHT), apdb_policy="refuse")
-    assert prepare(night=str(NIGHT), apdb="mine")["apdb_config"].endswith("/mine.yaml")
+        prepare(apdb_policy="refuse")
+    assert prepare(apdb_policy="reset")["outcome"] == "reset"
+    assert prepare(apdb="mine")["apdb_config"].endswith("/mine.yaml")
 
 
-def test_visits_that_the_scorecard_rejects_are_left_out(
-    templated: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    repository = templated.copy(tmp_path)
-    connect(monkeypatch, repository, tmp_path)
-    prepare(night=str(NIGHT), dry_run=True)
-    assert f"no scorecard, so all visits are taken, of {NIGHT}" in capsys.readouterr().out
-    worse = GOOD_VISITS[1]
-    for limits, where in (
-        ({"flag": 0.1}, f"skymap = '{facility().skymap}'"),
-        ({"flag": 0.1, "reject": 1.1}, f"skymap = '{facility().skymap}' AND visit NOT IN ({worse})"),
-    ):
-        with Butler.from_config(str(repository), writeable=True) as butler:
-            score_night(butler, NIGHT, "instcal", limits=read_limits({"seeing": limits}))
-        assert prepare(night=str(NIGHT), dry_run=True)["where"] == where
-    assert f"left out: 1 rejected ({worse})" in capsys.readouterr().out
-    with Butler.from_config(str(repository), writeable=True) as butler:
-        score_night(butler, NIGHT, "instcal", limits=read_limits({"seeing": {"reject": 0.1}}))
-    with pytest.raises(AirflowSkipException, match="no visit that is good enough: 2 rejected"):
-        prepare(night=str(NIGHT))
+def test_the_version_of_the_template_is_recorded_and_another_is_refused() -> None:
+    prepare("v1")
+    with ApdbHook().opened("2019_meanclip") as apdb:
+        assert apdb.metadata.get("tololo:template_version") == "v1"
+    with pytest.raises(AirflowFailException, match="v1"):
+        prepare("v2")
+
+
+def test_an_apdb_of_injected_sources_is_no_apdb_of_the_sky(tmp_path: Path) -> None:
+    with pytest.raises(AirflowFailException, match="is for injected sources"):
+        prepare(apdb="mine_injected")
     assert not (tmp_path / "apdb").exists()
-
-
-def test_visits_of_the_other_kind_are_not_taken_instead(
-    templated: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect(monkeypatch, templated.repository, tmp_path)
-    assert prepare(night=str(NIGHT), proc_type="instcal", dry_run=True)["proc_type"] == "instcal"
-    with pytest.raises(AirflowSkipException, match=f"Night {NIGHT} has no visits.*{NIGHT}/drp"):
-        prepare(night=str(NIGHT), proc_type="drp")

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from operators.airflow_context import context
+from conftest import NIGHT, Reduced
+from operators.airflow_context import connect, context
 from tololo.hooks.butler import ButlerHook
 from tololo.operators.injection import IngestInjectionCatalogOperator
 
@@ -65,5 +66,31 @@ def test_what_is_wrong_is_one_message(repository: Path, catalogue: Path) -> None
     other.write_text(catalogue.read_text())
     with ButlerHook(repository).open(writeable=True) as butler:
         butler.collections.register(f"{CHAIN}/nightly_decam/inject/20260101T000000Z")
-    with pytest.raises(AirflowFailException, match="holds visits with the sources of injection/ring"):
+    with pytest.raises(AirflowFailException, match="holds images with the sources of injection/ring"):
         ingest(other)
+
+
+def test_difference_images_learn_how_they_are_made(repository: Path, catalogue: Path) -> None:
+    returned = ingest(catalogue, chain="20190401/2019/meanclip/diff_drp_injected")
+    assert returned["pipeline"] == "injection.yaml"
+    assert returned["inputs"] == "injection/ring,20190401/drp"
+
+
+def test_an_automatic_catalogue_needs_visits(repository: Path) -> None:
+    for chain in (CHAIN, "20190401/2019/meanclip/diff_drp_injected"):
+        with pytest.raises(AirflowSkipException, match="Night 20190401 has no visits"):
+            ingest("auto", chain=chain)
+
+
+def test_a_night_gets_a_catalogue_of_its_own(
+    reduced: Reduced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, reduced.copy(tmp_path), tmp_path)
+    chain = f"{NIGHT}/2019/meanclip/diff_instcal_injected"
+    planned = ingest("auto", chain=chain, dry_run=True)
+    made = ingest("auto", chain=chain)
+    assert made == planned
+    assert (made["catalogue"], made["bands"], made["new"]) == (f"auto_{NIGHT}", ["r"], True)
+    assert made["sources"] > 20
+    assert made["inputs"] == f"injection/auto_{NIGHT},{NIGHT}/instcal"
+    assert ingest("auto", chain=chain) == made | {"new": False}

@@ -11,12 +11,19 @@ from lsst.daf.butler import Butler
 from conftest import BAD_VISIT, GOOD_VISITS, NIGHT, SPARE
 from operators.airflow_context import TEMPLATE, connect, context
 from operators.conftest import Templated, coadd_operator
+from tololo.engine.template_versions import TemplateVersion
 from tololo.facility import collections
 from tololo.facility.configuration import facility
 from tololo.facility.scorecard import read_limits
 from tololo.hooks.butler import ButlerHook
 from tololo.hooks.scorecard import score_night
-from tololo.operators.template import AcceptTemplateOperator, SelectTemplateInputsOperator
+from tololo.hooks.template import TemplateHook
+from tololo.operators.template import SelectTemplateInputsOperator
+from tololo.operators.template_acceptance import (
+    AcceptTemplateOperator,
+    ApproveTemplateOperator,
+    JudgeTemplateOperator,
+)
 
 CHAIN = "2019/meanclip/coadd"
 ALL = {**TEMPLATE, "nights": "", "bands": []}
@@ -34,9 +41,20 @@ def select(**params: Any) -> dict[str, Any]:
     return SelectTemplateInputsOperator(task_id="select").execute(context(**params))
 
 
-def accept(selected: dict[str, Any], **params: Any) -> Any:
-    operator = AcceptTemplateOperator(task_id="accept")
-    return operator.execute(context(**ALL | params, xcoms={"select": selected}))
+def judge(selected: dict[str, Any], **params: Any) -> dict[str, Any]:
+    return JudgeTemplateOperator(task_id="judge").execute(context(**ALL | params, xcoms={"select": selected}))
+
+
+def accept(selected: dict[str, Any], answer: dict[str, Any] | None = None, **params: Any) -> Any:
+    """Judge and accept, as the DAG does."""
+    xcoms = {"select": selected, "approve": answer}
+    if not params.get("dry_run"):
+        xcoms["judge"] = judge(selected, **params)
+    return AcceptTemplateOperator(task_id="accept").execute(context(**ALL | params, xcoms=xcoms))
+
+
+def versions(repository: Path) -> list[TemplateVersion]:
+    return TemplateHook(ButlerHook(repository), "2019", "meanclip").versions()
 
 
 def children(repository: Path, chain: str = CHAIN) -> tuple[str, ...]:
@@ -44,19 +62,24 @@ def children(repository: Path, chain: str = CHAIN) -> tuple[str, ...]:
         return butler.collections.get_info(chain).children
 
 
-def put_template(repository: Path, version: str) -> None:
-    """Let a version have the templates of version 1, as if the pipeline had run."""
+def put_template(repository: Path, version: str, **metrics: float) -> None:
+    """Let a version have the templates of version 1, as if the pipeline had run, measured otherwise."""
     with Butler.from_config(str(repository), writeable=True) as butler:
-        refs = butler.query_datasets("template_coadd", f"{CHAIN}/v1")
         run = collections.run(version, "template_coadds", "coadd", datetime(2026, 1, 1, tzinfo=UTC))
         butler.collections.register(run)
-        for ref in refs:
-            butler.put(butler.get(ref), "template_coadd", ref.dataId, run=run)
+        for kind in ("template_coadd", "template_metrics"):
+            for ref in butler.query_datasets(kind, f"{CHAIN}/v1"):
+                content = butler.get(ref)
+                if kind == "template_metrics":
+                    for column, value in metrics.items():
+                        content[column] = value
+                butler.put(content, kind, ref.dataId, run=run)
     ButlerHook(repository).write_chain(version, [run])
 
 
 def test_the_first_version(templated: Templated) -> None:
-    selected, ran = templated.selected, templated.ran
+    selected, ran, judged = templated.selected, templated.ran, templated.judged
+    seeing = selected["bands"]["r"]["seeing"]
     assert selected == {
         "version": f"{CHAIN}/v1",
         "inputs": f"{CHAIN}/v1/inputs",
@@ -64,23 +87,45 @@ def test_the_first_version(templated: Templated) -> None:
         "visits": 1,
         "images": 1,
         "new": True,
+        "fwhm": 1.6,
+        "bands": {"r": {"visits": 1, "seeing": seeing}},
         "left_out": {},
     }
     assert ran["chain"] == f"{CHAIN}/v1"
     assert ran["run"].startswith(f"{CHAIN}/v1/template_coadds/coadd/2")
-    assert set(ran["labels"]) == {"makeDirectWarp", "assembleTemplateCoadd"}
+    assert set(ran["labels"]) == {"makeDirectWarp", "assembleTemplateCoadd", "measureTemplate"}
     # The regions of exposures are padded, so a neighbouring patch may have no data.
     assert ran["done"] + ran["no_data"] == ran["expected"]
-    assert ran["labels"]["makeDirectWarp"]["done"] == ran["labels"]["assembleTemplateCoadd"]["done"] >= 1
+    done = {label: counts["done"] for label, counts in ran["labels"].items()}
+    assert done["makeDirectWarp"] == done["assembleTemplateCoadd"] == done["measureTemplate"] >= 1
+    assert (judged["version"], judged["good"], judged["reasons"]) == (f"{CHAIN}/v1", True, [])
+    assert judged["state"] == "candidate"
+    assert 0.97 < judged["bands"]["r"]["seeing"] / seeing < 1.1
+    assert 0.8 < judged["bands"]["r"]["noise_ratio"] < 1.2
+    assert f"| r | {done['measureTemplate']} |" in judged["report"]
     assert templated.accepted == {
         "chain": CHAIN,
         "version": f"{CHAIN}/v1",
-        "templates": ran["labels"]["assembleTemplateCoadd"]["done"],
+        "templates": done["assembleTemplateCoadd"],
+        "state": "accepted",
     }
     assert children(templated.repository)[0] == f"{CHAIN}/v1"
     assert children(templated.repository, f"{CHAIN}/inputs") == (f"{CHAIN}/v1/inputs",)
+    (version,) = versions(templated.repository)
+    assert (version.latest.state, version.latest.who) == ("accepted", "limits")
     warps = ran["labels"]["makeDirectWarp"]["expected"]
     assert f"makeDirectWarp {warps} of {warps}" in templated.progress
+
+
+def test_table_summary_and_figure_are_in_the_version(templated: Templated) -> None:
+    with Butler.from_config(str(templated.repository), collections=CHAIN) as butler:
+        table = butler.get("template_scorecard", skymap=facility().skymap)
+        summary = butler.get("template_summary", skymap=facility().skymap)
+        image = butler.getURI("template_plot", skymap=facility().skymap).read()
+    assert len(table) == summary["templates"] == summary["bands"]["r"]["patches"]
+    assert (summary["unmeasured"], summary["poor"]) == (0, {})
+    assert summary["settings"] == {"warp": "direct"}
+    assert image.startswith(b"\x89PNG")
 
 
 def test_the_same_inputs_are_the_same_version_and_nothing_is_run_again(repository: Path) -> None:
@@ -108,6 +153,7 @@ def test_more_inputs_are_a_new_version_and_the_chain_follows_when_it_is_accepted
     assert children(repository)[0] == f"{CHAIN}/v2"
     assert f"{CHAIN}/v1" not in children(repository)
     assert children(repository, f"{CHAIN}/inputs") == (f"{CHAIN}/v2/inputs",)
+    assert [version.state for version in versions(repository)] == ["superseded", "accepted"]
     # The older inputs lead back to the older version.
     older = select(**ONE)
     assert (older["version"], older["new"]) == (f"{CHAIN}/v1", False)
@@ -160,7 +206,8 @@ def templated_expected(repository: Path) -> int:
     """How many quanta version 1, of one visit, has."""
     with Butler.from_config(str(repository)) as butler:
         warps = butler.query_datasets("makeDirectWarp_metadata", f"{CHAIN}/v1")
-        return len(warps) + len(butler.query_datasets("assembleTemplateCoadd_metadata", f"{CHAIN}/v1"))
+        coadds = butler.query_datasets("assembleTemplateCoadd_metadata", f"{CHAIN}/v1")
+        return len(warps) + 2 * len(coadds)  # each is measured
 
 
 @pytest.mark.parametrize("proc_type", ["drp", "instcal"])
@@ -186,3 +233,133 @@ def test_a_dry_run_names_the_next_version_and_writes_nothing(repository: Path) -
     assert planned["labels"]["makeDirectWarp"]["expected"] >= 2
     assert planned["done"] == 0
     assert ButlerHook(repository).collections() == before
+
+
+def test_rules_and_patches_come_from_the_params(repository: Path) -> None:
+    planned = select(**ALL | {"selection": {"max_visits": 1}}, dry_run=True)
+    assert (planned["visits"], len(planned["left_out"])) == (1, 1)
+    with pytest.raises(AirflowSkipException, match=r"2 visits.*3 are needed"):
+        select(**ALL | {"selection": {"min_visits": 3}})
+    with pytest.raises(AirflowFailException, match="Wrong selection"):
+        select(**ALL | {"selection": {"max_seeing": "good"}})
+    patched = select(**ALL | {"patches": "1/2, 1/3"}, dry_run=True)
+    assert patched["where"] == f"skymap = '{facility().skymap}' AND ((tract = 1 AND patch IN (2, 3)))"
+    with pytest.raises(AirflowFailException, match="is no patch"):
+        select(**ALL | {"patches": "1/x"})
+    matched = select(**ONE | {"warp": "psf_matched"}, dry_run=True)
+    assert (matched["version"], matched["new"]) == (f"{CHAIN}/v2", True)
+    assert matched["fwhm"] > matched["bands"]["r"]["seeing"]
+
+
+def test_the_limits_reject_and_say_why_and_the_chain_stays(repository: Path) -> None:
+    selected = select(**ALL)
+    put_template(repository, selected["version"], seeing=3.1)
+    with pytest.raises(AirflowFailException, match=r"The limits reject it: Band r: 0%.*seeing 3.1 arcsec"):
+        accept(selected)
+    assert children(repository)[0] == f"{CHAIN}/v1"
+    version = versions(repository)[1]
+    assert (version.state, version.latest.who) == ("rejected", "limits")
+    assert "seeing 3.1 arcsec, above 2.5" in version.latest.why
+    # A person may think otherwise.
+    answer = {
+        "chosen_options": ["Approve"],
+        "params_input": {},
+        "responded_by_user": {"id": "1", "name": "ana"},
+    }
+    assert accept(selected, answer, acceptance="approval")["state"] == "accepted"
+    assert children(repository)[0] == f"{CHAIN}/v2"
+    # What is in use stays in use, also where the limits would not have it.
+    assert accept(selected)["state"] == "accepted"
+    assert versions(repository)[1].latest.who == "ana"
+
+
+def test_a_version_that_lacks_a_band_or_a_measurement_is_not_accepted(repository: Path) -> None:
+    selected = select(**ALL)
+    put_template(repository, selected["version"], coverage=1e-6)
+    with pytest.raises(AirflowFailException, match="of what the accepted version covers"):
+        accept(selected)
+    with Butler.from_config(str(repository), writeable=True) as butler:
+        refs = butler.query_datasets("template_metrics", f"{CHAIN}/v2")
+        butler.pruneDatasets(refs, disassociate=True, unstore=True, purge=True)
+    with pytest.raises(AirflowFailException, match="have not been measured"):
+        accept(selected)
+    assert children(repository)[0] == f"{CHAIN}/v1"
+
+
+def test_what_a_person_rejects_stays_rejected_until_one_is_asked_again(repository: Path) -> None:
+    selected = select(**ALL)
+    put_template(repository, selected["version"])
+    held = accept(selected, acceptance="hold")
+    assert (held["state"], children(repository)[0]) == ("candidate", f"{CHAIN}/v1")
+    with pytest.raises(AirflowSkipException, match="Nobody was asked"):
+        accept(selected, acceptance="approval")
+    answer = {
+        "chosen_options": ["Reject"],
+        "params_input": {"reason": "ghosts"},
+        "responded_by_user": {"id": "1", "name": "ana"},
+    }
+    with pytest.raises(AirflowSkipException, match="It was rejected by ana: ghosts"):
+        accept(selected, answer, acceptance="approval")
+    with pytest.raises(AirflowSkipException, match="It was rejected by ana: ghosts"):
+        accept(selected)
+    assert accept(selected, acceptance="hold")["state"] == "rejected"
+    version = versions(repository)[1]
+    assert (version.latest.who, version.latest.why, len(version.history)) == ("ana", "ghosts", 2)
+    assert children(repository)[0] == f"{CHAIN}/v1"
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "judged", "says"),
+    [
+        ("auto", {"state": "candidate"}, "acceptance of this run is auto"),
+        ("hold", {"state": "candidate"}, "acceptance of this run is hold"),
+        ("approval", None, "Nothing was made"),
+        ("approval", {"state": "accepted", "version": "v1"}, "v1 is accepted already"),
+    ],
+)
+def test_nobody_is_asked_where_there_is_nothing_to_ask(
+    acceptance: str, judged: dict[str, Any] | None, says: str
+) -> None:
+    operator = ApproveTemplateOperator(task_id="approve")
+    with pytest.raises(AirflowSkipException, match=says):
+        operator.execute(context(**ALL | {"acceptance": acceptance}, xcoms={"judge": judged}))
+
+
+@pytest.mark.parametrize("option", ["Approve", "Reject"])
+def test_either_answer_lets_the_run_go_on(option: str) -> None:
+    operator = ApproveTemplateOperator(task_id="approve")
+    event = {
+        "chosen_options": [option],
+        "params_input": {"reason": "fine"},
+        "responded_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "responded_by_user": {"id": "1", "name": "ana"},
+    }
+    answer = operator.execute_complete(context(**ALL), event)
+    assert answer["chosen_options"] == [option]
+    assert answer["params_input"] == {"reason": "fine"}
+
+
+def test_judging_again_adds_nothing_and_one_that_was_killed_is_completed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = select(**ONE)
+    before = ButlerHook(repository).collections()
+    assert judge(first)["good"]
+    assert ButlerHook(repository).collections() == before
+
+    selected = select(**ALL)
+    put_template(repository, selected["version"])
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("tololo.reduction.template_plots.plot_template", "tololo.hooks.template_score.write_chain"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, killed)
+            with pytest.raises(KeyboardInterrupt):
+                judge(selected)
+    (written,) = ButlerHook(repository).collections(f"{CHAIN}/v2/summary/*")
+    assert written not in children(repository, f"{CHAIN}/v2")
+    assert judge(selected)["run"] == written
+    assert children(repository, f"{CHAIN}/v2")[0] == written
+    assert ButlerHook(repository).collections(f"{CHAIN}/v2/summary/*") == [written]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from real_data import FIELD
 from tololo.reduction.calibrate import CalibratedDetector, calibrate
-from tololo.reduction.coadd import CoaddInput, Template, combine, overlap_box, to_cell_coadd, warp_visit
+from tololo.reduction.coadd import Template, combine
+from tololo.reduction.coadd_input import CoaddInput
 from tololo.reduction.formats.images import Planes, VisitContext, cell_coadd, planes_of, visit_image
 from tololo.reduction.formats.instcal import InstcalPixels, read_instcal
 from tololo.reduction.formats.instcal_search import find_instcal
@@ -25,6 +26,7 @@ from tololo.reduction.formats.refcat import read_refcat
 from tololo.reduction.formats.skymap import RingsSkyMap
 from tololo.reduction.formats.tract import Patch
 from tololo.reduction.kernels.stack import Method
+from tololo.reduction.patch_warp import overlap_box, to_cell_coadd, warp_visit
 from tololo.reduction.references import References, references_on
 from tololo.reduction.tasks.difference_detector import DifferenceDetectorConfig, DifferenceDetectorTask
 from tololo.simulation.truth import Truth

@@ -11,9 +11,11 @@ from astropy.table import MaskedColumn, Table
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.association import SourceSelection, VisitInfo, checked_sources, forced_source_ids
+from tololo.reduction.association import VisitInfo
 from tololo.reduction.dia_objects import mean_positions, summarise
+from tololo.reduction.forced_rows import forced_source_ids
 from tololo.reduction.matching import match_sources
+from tololo.reduction.source_selection import SourceSelection, checked_sources
 
 ARCSEC = 1 / 3600.0
 BANDS = ("u", "g", "r", "i", "z", "y")

@@ -9,11 +9,13 @@ import pytest
 from lsst.images import VisitImage
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.coadd import CoaddInput, combine, to_cell_coadd, warp_visit
+from tololo.reduction.coadd import combine
+from tololo.reduction.coadd_input import CoaddInput
 from tololo.reduction.formats.images import Planes, planes_of
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.kernels.photometry import aperture_photometry
 from tololo.reduction.kernels.psf import half_maximum_width
+from tololo.reduction.patch_warp import to_cell_coadd, warp_visit
 from tololo.reduction.template import bring_template
 
 from .chain import NAME, Simulation, robust_scatter

@@ -63,7 +63,13 @@ def test_a_ray_is_clipped_and_what_has_no_data_is_left_out() -> None:
 def test_masters_hold_numbers_everywhere_and_say_which_are_none() -> None:
     image = np.ones(SHAPE, np.float32)
     image[5, 5] = np.nan
-    stacked = Stacked(image, np.ones(SHAPE, np.float32), np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.int32))
+    stacked = Stacked(
+        image,
+        np.ones(SHAPE, np.float32),
+        np.ones(SHAPE, np.int16),
+        np.zeros(SHAPE, np.int32),
+        np.zeros(1, np.int64),
+    )
     bad = np.zeros(SHAPE, bool)
     bad[6, 6] = True
     planes = master_planes(stacked, bad, 7.0)

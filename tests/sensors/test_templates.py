@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 from lsst.daf.butler import Butler
 
-from conftest import NIGHT
+from conftest import GOOD_VISITS, NIGHT
 from sensors.datasets import add
-from sensors.waiting import deferred, make, resume
-from tololo.sensors.templates import TemplateCoverageSensor
+from sensors.waiting import deferred, finish, make, resume
+from tololo.facility.nights import night_bounds
+from tololo.sensors.templates import NightTemplatesSensor, TemplateCoverageSensor
 
 CHAIN = "2019/meanclip/coadd"
 
@@ -64,3 +66,64 @@ def test_a_fraction_that_is_none_is_refused(visited: Path, coverage: float | str
     sensor, filled = make(TemplateCoverageSensor, coverage=coverage)
     with pytest.raises(AirflowFailException, match="no fraction of the patches"):
         sensor.execute(filled)
+
+
+def of_night(seconds: float = -1.0, partial: str = "go_on", **arguments: Any) -> Any:
+    """Make the sensor of a run whose time is up in so many seconds."""
+    hours = (time.time() + seconds - night_bounds(NIGHT)[1].timestamp()) / 3600
+    return make(NightTemplatesSensor, params={"wait": hours, "partial": partial}, **arguments)
+
+
+def tag_inputs(repository: Path) -> None:
+    """Say that the template is made of the visits of NIGHT, as template_coadds says it."""
+    from lsst.daf.butler import CollectionType
+
+    with Butler.from_config(str(repository), writeable=True) as butler:
+        refs = butler.query_datasets("visit_image", f"{NIGHT}/instcal", explain=False)
+        assert {ref.dataId["visit"] for ref in refs} == set(GOOD_VISITS)
+        butler.collections.register(f"{CHAIN}/inputs", CollectionType.TAGGED)
+        butler.registry.associate(f"{CHAIN}/inputs", refs)
+
+
+class TestOfANight:
+    def test_when_the_time_is_up_what_is_covered_must_do(
+        self, visited: Path, patches: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        add(visited, "template_coadd", CHAIN, patches[1:])
+        sensor, filled = of_night()
+        assert sensor.execute(filled) == len(patches) - 1
+        said = capsys.readouterr().out
+        assert (
+            f"Going on with what is there; missing: template_coadd for band r, tract {patches[0]['tract']}"
+            in said
+        )
+        sensor, filled = of_night(1.0)
+        assert finish(sensor, filled) == len(patches) - 1
+
+    def test_or_it_stops_and_names_what_is_missing(
+        self, visited: Path, patches: list[dict[str, Any]]
+    ) -> None:
+        add(visited, "template_coadd", CHAIN, patches[1:])
+        sensor, filled = of_night(0.5, "stop")
+        with pytest.raises(AirflowSensorTimeout, match=f"patch {patches[0]['patch']}$"):
+            finish(sensor, filled)
+
+    @pytest.mark.parametrize("partial", ["go_on", "stop"])
+    def test_where_nothing_is_covered_it_is_skipped(self, visited: Path, partial: str) -> None:
+        sensor, filled = of_night(partial=partial)
+        with pytest.raises(AirflowSkipException, match=f"from night {NIGHT}.*template_coadd for band r.*run"):
+            sensor.execute(filled)
+        assert "template_coadd for band r" in filled["task_state_store"]["progress"]
+
+    def test_a_template_of_the_night_itself_does_not_count(
+        self, visited: Path, patches: list[dict[str, Any]]
+    ) -> None:
+        add(visited, "template_coadd", CHAIN, patches)
+        tag_inputs(visited)
+        sensor, filled = of_night(own_night=str(NIGHT))
+        with pytest.raises(AirflowSkipException, match=f"without visits of night {NIGHT} itself for band r"):
+            sensor.execute(filled)
+        sensor, filled = of_night(own_night="")
+        assert sensor.execute(filled) == len(patches)
+        sensor, filled = of_night(own_night="20190301")
+        assert sensor.execute(filled) == len(patches)

@@ -65,6 +65,7 @@ def test_it_goes_on_as_it_was_after_a_restart_of_the_triggerer(ingested: Path) -
     assert set(arguments) == {
         "question",
         "question_arguments",
+        "go_on",
         "deadline",
         "poke_interval",
         "missing",

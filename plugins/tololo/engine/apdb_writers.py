@@ -20,7 +20,7 @@ ASKS_FIRST = frozenset({"tololo.reduction.tasks.associate_apdb.AssociateApdbTask
 They can be killed at any point and run again.
 """
 
-READERS = frozenset({"LoadDiaCatalogsTask"})
+READERS = frozenset({"LoadDiaCatalogsTask", "PackageAlertsTask"})
 """Classes that have an APDB in their configuration and only read it."""
 
 REMEDY = "ask the APDB what it holds of it (containsVisitDetector), then run with retry_failed"

@@ -31,6 +31,7 @@ def templates(
     where: str,
     skymap: str,
     coverage: float,
+    own_night: int | None = None,
 ) -> Answer:
     """Ask whether the patches that overlap the detectors of visits have a template in their band.
 
@@ -51,6 +52,9 @@ def templates(
         Sky map whose patches count.
     coverage : `float`
         Fraction of the patches of each band that is enough, 0 to 1.
+    own_night : `int`, optional
+        A template that holds visits of this night does not count. Which do is told by the visit images in
+        ``inputs`` below each collection of templates.
 
     Returns
     -------
@@ -64,17 +68,29 @@ def templates(
         why = "none of them overlaps a patch of the sky map " + skymap if regions else "there are none"
         chosen = f" where {where}" if where else ""
         return answer([f"{image} in {', '.join(visits)}{chosen} ({why})"], 0)
-    there = needed & _made(butler, template, templates, skymap)
-    lacking: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
-    for band, tract, patch in needed - there:
-        lacking[band, tract].add(patch)
-    missing = [
-        f"{template} for band {band}, tract {tract}, {numbered('patch', patches)}"
-        for (band, tract), patches in sorted(lacking.items())
-    ]
+    made = needed & _made(butler, template, templates, skymap)
+    own: set[Patch] = set()
+    if own_night is not None and made:
+        of_night = f"instrument = '{regions[0]['instrument']}' AND visit.day_obs = {own_night}"
+        inputs = _regions(butler, image, [f"{name}/inputs" for name in templates], of_night)
+        own = made & _needed(butler, inputs, skymap)
+    there = made - own
+    missing = [f"{template} for {names}" for names in _named(needed - made)]
+    missing += [f"{template} without visits of night {own_night} itself for {names}" for names in _named(own)]
     per_band, found = Counter(band for band, _, _ in needed), Counter(band for band, _, _ in there)
     enough = all(found[band] >= coverage * count for band, count in per_band.items())
     return answer(missing, len(there), ready=enough)
+
+
+def _named(patches: set[Patch]) -> list[str]:
+    """Write patches by band and tract: ``band r, tract 7664, patches 37-38``."""
+    groups: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
+    for band, tract, patch in patches:
+        groups[band, tract].add(patch)
+    return [
+        f"band {band}, tract {tract}, {numbered('patch', numbers)}"
+        for (band, tract), numbers in sorted(groups.items())
+    ]
 
 
 def _regions(butler: Butler, image: str, visits: list[str], where: str) -> list[dict[str, Any]]:

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 from lsst.daf.butler import ButlerUserError
 
 from tololo.engine.calibrations import calibrations
+from tololo.engine.candidate_questions import (
+    candidate,
+    candidate_cutouts,
+    candidate_file,
+    candidate_plot,
+    candidates,
+)
 from tololo.engine.coverage import templates
 from tololo.engine.night_questions import night_plot, night_scorecard, scored_nights
 from tololo.engine.repositories import OpenButlers, existing, known_types
+from tololo.engine.template_questions import template_plot, template_versions
 from tololo.facility.errors import BadInputError
 from tololo.facility.waiting import Answer, answer
 
@@ -104,9 +112,18 @@ def ask_butler(question: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _SENSORS = (collections, datasets, calibrations, templates)
-_PAGES = (night_scorecard, night_plot, scored_nights)
+_PAGES = (
+    night_scorecard,
+    night_plot,
+    scored_nights,
+    candidate_cutouts,
+    template_versions,
+    template_plot,
+)
+_APDB = (candidates, candidate, candidate_plot, candidate_file)
 
 QUESTIONS: dict[str, Callable[..., Any]] = {
-    question.__name__: ask_butler(question) for question in (*_SENSORS, *_PAGES)
+    **{question.__name__: ask_butler(question) for question in (*_SENSORS, *_PAGES)},
+    **{question.__name__: question for question in _APDB},
 }
 """The questions by name."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tololo.facility import scorecard
+from tololo.facility import difference_limits, recovery, scorecard, template_selection, templates
 from tololo.facility.calibrations import MAX_AGE, Limits, checked_limits, limits_schema
 from tololo.facility.errors import BadInputError
 from tololo.facility.sites import SITES, offered, settings_schema
@@ -58,7 +58,12 @@ _SCHEMA: dict[str, Any] = {
             "type": "object",
             "additionalProperties": False,
             "required": ["subset", "type"],
-            "properties": {"subset": _NAME, "type": {"enum": list(TEMPLATE_TYPES)}},
+            "properties": {
+                "subset": _NAME,
+                "type": {"enum": list(TEMPLATE_TYPES)},
+                "selection": template_selection.schema(),
+                "limits": templates.schema(),
+            },
         },
         "calibrations": {
             "type": "object",
@@ -66,12 +71,16 @@ _SCHEMA: dict[str, Any] = {
             "properties": {"max_age": {"type": "integer", "minimum": 0}, "limits": limits_schema()},
         },
         "scorecard": scorecard.schema(),
+        "recovery": recovery.schema(),
         "difference": {
             "type": "object",
             "additionalProperties": False,
             "properties": {
                 "detection_threshold": {"type": "number", "exclusiveMinimum": 0},
                 "association_radius": {"type": "number", "exclusiveMinimum": 0},
+                "ephemerides": {"type": "string"},
+                "ephemerides_radius": {"type": "number", "exclusiveMinimum": 0},
+                "limits": difference_limits.schema(),
             },
         },
     },
@@ -86,9 +95,14 @@ class Facility:
     ``data`` the default folder of a night's files, ``source`` what these are, ``cores`` what runs may use of
     this machine. ``sites`` are the compute sites that it offers, with their settings
     (`tololo.facility.sites`); ``site`` is the one that is used unless a run names another.
+    ``template_selection`` is which visits templates take (`tololo.facility.template_selection`),
+    ``template_limits`` what makes one good enough (`tololo.facility.templates`).
     ``calibration_limits`` is what makes master calibrations good enough (`tololo.facility.calibrations`),
     ``calibration_age`` how many days away they may be. ``scorecard`` is what makes a visit good enough
-    (`tololo.facility.scorecard`).
+    (`tololo.facility.scorecard`), ``difference_limits`` what makes a detection on a difference image good
+    enough (`tololo.facility.difference_limits`), ``recovery`` what is expected of injected sources
+    (`tololo.facility.recovery`). ``ephemerides`` is the table of known solar-system bodies (none if empty),
+    ``ephemerides_radius`` how many arcsec a source may be off one.
     """
 
     name: str
@@ -106,11 +120,17 @@ class Facility:
     transfer: str
     template_subset: str
     template_type: str
+    template_selection: template_selection.Selection
+    template_limits: templates.Limits
     detection_threshold: float
     association_radius: float
+    ephemerides: str
+    ephemerides_radius: float
+    difference_limits: difference_limits.DifferenceLimits
     calibration_age: int
     calibration_limits: Limits
     scorecard: scorecard.Limits
+    recovery: recovery.Limits
 
 
 @functools.cache
@@ -155,11 +175,17 @@ def read_facility(path: Path) -> Facility:
         transfer=expanded.get("transfer", "direct"),
         template_subset=expanded["templates"]["subset"],
         template_type=expanded["templates"]["type"],
+        template_selection=template_selection.read_selection(expanded["templates"].get("selection")),
+        template_limits=templates.read_limits(expanded["templates"].get("limits")),
         detection_threshold=difference.get("detection_threshold", 5.0),
         association_radius=difference.get("association_radius", 1.0),
+        ephemerides=os.path.expandvars(difference.get("ephemerides", "")),
+        ephemerides_radius=difference.get("ephemerides_radius", 2.0),
+        difference_limits=difference_limits.read_limits(difference.get("limits")),
         calibration_age=calibrations.get("max_age", MAX_AGE),
         calibration_limits=checked_limits(calibrations.get("limits")),
         scorecard=scorecard.read_limits(expanded.get("scorecard")),
+        recovery=recovery.read_limits(expanded.get("recovery")),
     )
 
 
@@ -177,6 +203,9 @@ def _validated(path: Path) -> dict[str, Any]:
     if found := scorecard.misordered(content.get("scorecard")):
         keys, message = found
         raise _wrong(path, node, ["scorecard", *keys], message, "docs/scorecard.md says which is which")
+    if found := templates.misordered(content["templates"].get("limits")):
+        keys, message = found
+        raise _wrong(path, node, ["templates", "limits", *keys], message, "write [lowest, highest]")
     return dict(content)
 
 

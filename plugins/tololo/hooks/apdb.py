@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseHook
 
 from tololo.facility.errors import BadInputError
+from tololo.facility.nights import parse_night
 from tololo.hooks.credentials import authorised, credential
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tololo.reduction.apdb import CampaignApdb
+    from tololo.reduction.withdrawal import Withdrawn
 
 DATABASE = "apdb"
 DRIVER = "postgresql+psycopg2"
@@ -102,6 +104,7 @@ class ApdbHook(BaseHook):
         template: str = "",
         template_version: str = "",
         policy: Literal["use", "refuse", "reset"] = "use",
+        template_policy: Literal["refuse", "use"] = "refuse",
         config_path: Path | None = None,
     ) -> dict[str, Any]:
         """Make an APDB, or take the one that is there.
@@ -118,6 +121,9 @@ class ApdbHook(BaseHook):
         policy : `str`, optional
             With an existing APDB: ``use`` it if it was made for this instrument and template, ``refuse`` it,
             or ``reset`` it, losing all its rows.
+        template_policy : `str`, optional
+            With an APDB that was made for another version of the template: ``refuse`` it, or ``use`` it,
+            which is recorded in its metadata.
         config_path : `pathlib.Path`, optional
             Where the configuration goes; `config_path` where it is not given.
 
@@ -137,18 +143,54 @@ class ApdbHook(BaseHook):
 
         if policy not in ("use", "refuse", "reset"):
             raise BadInputError(f"There is no APDB policy {policy!r}", "apdb_policy", "use, refuse or reset")
+        if template_policy not in ("refuse", "use"):
+            raise BadInputError(
+                f"There is no template policy {template_policy!r}", "template_policy", "refuse or use"
+            )
         path = config_path or self.config_path(name)
         campaign = Campaign(instrument, checked_name(name), template, template_version)
         place = self.place
         url, namespace = (place.url, name) if place.url else (_sqlite_url(place.folder / f"{name}.db"), None)
         with self.authorised():
-            outcome = create_apdb(url, namespace, path, campaign, policy)
+            outcome = create_apdb(url, namespace, path, campaign, policy, template_policy)
             return {**self._open(path).describe(), "config": str(path), "outcome": outcome}
 
     def describe(self, name: str) -> dict[str, Any]:
         """Return what an APDB was made for, its versions and counts, and where its configuration is."""
         with self.opened(name) as apdb:
             return {**apdb.describe(), "config": str(self.config_path(name))}
+
+    def nights(self, name: str) -> list[int]:
+        """Return the nights of which something is stored, in time order; none where there is no such APDB."""
+        if not self.config_path(name).exists():
+            return []
+        with self.opened(name) as apdb:
+            return apdb.nights()
+
+    def waiting(self, name: str) -> list[int]:
+        """Return the nights that were withdrawn and have to be associated again, in time order."""
+        if not self.config_path(name).exists():
+            return []
+        with self.opened(name) as apdb:
+            return apdb.waiting()
+
+    def withdraw(self, name: str, night: int | str) -> Withdrawn:
+        """Take a night out of an APDB, and what was stored after it, which then waits.
+
+        Raises
+        ------
+        NothingToDoError
+            If nothing of the night is stored, nor waits.
+        BadInputError
+            If there is no such APDB, or rows of another program would have to go too.
+        """
+        with self.opened(name) as apdb:
+            return apdb.withdraw(parse_night(night))
+
+    def give_up(self, name: str, night: int | str) -> list[int]:
+        """Let nothing of a night wait any more; returns the visits that did."""
+        with self.opened(name) as apdb:
+            return apdb.ledger.give_up(parse_night(night))
 
     def counts(self, name: str) -> dict[str, int]:
         """Return the number of valid rows: ``{"DiaObject": n, "DiaSource": n, "DiaForcedSource": n}``."""

@@ -152,6 +152,7 @@ def create(plan: BootstrapPlan) -> bool:
     url = _checked_url(plan.registry_url)
     if (root / CONFIG).is_file():
         _refuse_other_registry(plan, root)
+        _bring_up_to_date(root)
         return False
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise BadInputError(
@@ -162,9 +163,11 @@ def create(plan: BootstrapPlan) -> bool:
     from lsst.utils.introspection import get_full_type_name
     from sqlalchemy.exc import OperationalError
 
+    from tololo.reduction.formats.alert_packets import configure
     from tololo.reduction.formats.compact_formatter import STORAGE_CLASSES, CompactFormatter
 
     config = Config()
+    configure(config)
     if url:
         config["registry", "db"] = url
     if plan.namespace:
@@ -386,6 +389,19 @@ def _equal(what: str, expected: object, found: object) -> Check:
 
 def _mark(check: Check) -> str:
     return "ok" if check.good else "WRONG"
+
+
+def _bring_up_to_date(root: Path) -> None:
+    """Tell a repository of kinds of data that it was made without."""
+    from lsst.daf.butler import Config
+
+    from tololo.reduction.formats.alert_packets import configure
+
+    config = Config(str(root / CONFIG))
+    if configure(config):
+        beside = root / f".new-{CONFIG}"
+        config.dumpToUri(str(beside))
+        os.replace(beside, root / CONFIG)
 
 
 def _is_blank(folder: Path) -> bool:

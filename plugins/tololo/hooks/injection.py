@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tololo.engine.repositories import find_collection
+from tololo.engine.repositories import find_collection, known_types
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError
+from tololo.facility.nights import parse_night
 from tololo.hooks.butler import ButlerHook
 from tololo.hooks.chains import write_chain
 from tololo.hooks.dataset_types import register_dataset_type
+from tololo.hooks.injection_auto import PREFIX, night_catalogue
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -80,13 +82,73 @@ class InjectionHook(ButlerHook):
         with self.session() as butler:
             return find_injection_catalog(butler, name)
 
-    def claim(self, chain: str, name: str, *, dry_run: bool = False) -> None:
-        """Keep a chain of visits for the sources of one catalogue: its RUN becomes part of the chain.
+    def automatic(self, chain: str, *, dry_run: bool = False) -> InjectionReport:
+        """Return the catalogue ``auto_{night}`` of the night of a chain; make and ingest it if there is none.
+
+        A night has one such catalogue, whatever comes to the night later: what has been injected does not
+        change.
 
         Parameters
         ----------
         chain : `str`
-            The chain, which is made if need be.
+            Of visits or difference images with injected sources.
+        dry_run : `bool`, optional
+            Make it; write nothing.
+
+        Raises
+        ------
+        NothingToDoError
+            If the night has no visits yet.
+        """
+        visits = visits_of(chain)
+        night = parse_night(visits.partition("/")[0])
+        name = f"{PREFIX}{night}"
+        with self.session(writeable=not dry_run) as butler:
+            run = collections.injection(name)
+            if (there := _told(butler, run)) and _count(butler, run):
+                return _report(name, there)
+            return ingest_injection_catalog(
+                butler, night_catalogue(butler, night, visits), name, dry_run=dry_run
+            )
+
+    def route(self, chain: str, report: InjectionReport) -> tuple[str, str]:
+        """Return the pipeline that makes injected difference images, and the collections it needs for that.
+
+        Sources go into the night's calibrated visits on the way, unless visits with the sources of this
+        catalogue exist: then these are differenced as any others are.
+
+        Parameters
+        ----------
+        chain : `str`
+            Of the difference images.
+        report : `InjectionReport`
+            The catalogue.
+
+        Returns
+        -------
+        pipeline, inputs : `str`
+            A file of ``include/pipelines/embedded``, and collections with commas between them.
+        """
+        visits = visits_of(chain)
+        injected = collections.injected(visits)
+        with self.session() as butler:
+            info = find_collection(butler, injected)
+            if (
+                info is not None
+                and report.collection in info.children
+                and known_types(butler, ["visit_image"])
+                and butler.query_datasets("visit_image", injected, limit=1, explain=False)
+            ):
+                return "difference_imaging.yaml", injected
+        return "injection.yaml", f"{report.collection},{visits}"
+
+    def claim(self, chain: str, name: str, *, dry_run: bool = False) -> None:
+        """Keep a chain for the sources of one catalogue: its RUN becomes part of the chain.
+
+        Parameters
+        ----------
+        chain : `str`
+            Chain of visits or of difference images, which is made if need be.
         name : `str`
             Name of the catalogue.
         dry_run : `bool`, optional
@@ -102,19 +164,31 @@ class InjectionHook(ButlerHook):
 
         own = collections.injection(name)
         night, _, kind = chain.partition("/")
-        below = [f"{chain}/*", f"{night}/*/{collections.difference(kind)}/*"]
+        below = [f"{chain}/*"]
+        if chain == collections.injected(visits_of(chain)):
+            below.append(f"{night}/*/{collections.difference(kind)}/*")
         with self.session(writeable=not dry_run) as butler:
             there = write_chain(butler, chain, (), [own], dry_run=True).children
             others = [c for c in there if c.startswith(f"{collections.INJECTIONS}/") and c != own]
             runs = butler.collections.query(below, collection_types=CollectionType.RUN)
             if others and runs:
                 raise BadInputError(
-                    f"The chain {chain} holds visits with the sources of {', '.join(others)}",
+                    f"The chain {chain} holds images with the sources of {', '.join(others)}",
                     f"repository {self.repository}, catalogue {name}; {len(runs)} RUNs such as {min(runs)}",
                     "inject that catalogue, or remove these RUNs first",
                 )
             if not dry_run:
                 write_chain(butler, chain, (), [own], drop=bool(others))
+
+
+def visits_of(chain: str) -> str:
+    """Name the visits without injected sources that a chain with such sources is made of.
+
+    ``20190401/drp`` of ``20190401/drp_injected`` and of ``20190401/2019/meanclip/diff_drp_injected``.
+    """
+    parts = chain.split("/")
+    proc_type = parts[-1].removesuffix(collections.INJECTED).removeprefix(collections.DIFFERENCE)
+    return collections.chain(proc_type, parts[0])
 
 
 def ingest_injection_catalog(
@@ -154,17 +228,20 @@ def ingest_injection_catalog(
         "shards": len(shards),
     }
     if there := _told(butler, run):
-        if there["sha256"] != told["sha256"]:
+        is_whole = _count(butler, run) > 0
+        if is_whole and there["sha256"] != told["sha256"]:
             raise BadInputError(
                 f"The name {name!r} belongs to a catalogue with {there['sources']} other sources",
                 f"collection {run}",
                 "give this one another name (that of its file): what has been injected does not change",
             )
-        if _count(butler, run):
+        if is_whole:
             return _report(name, there)
     if not dry_run:
         register_dataset_type(butler, DATASET_TYPE, DIMENSIONS, "ArrowAstropy")
         butler.collections.register(run, doc=json.dumps(told))
+        if there:  # another catalogue's, of which nothing was written
+            butler.registry.setCollectionDocumentation(run, json.dumps(told))
         with butler.transaction():
             for (trixel, band), shard in shards.items():
                 butler.put(shard, DATASET_TYPE, {"htm7": trixel, "band": band}, run=run)

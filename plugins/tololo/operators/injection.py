@@ -12,18 +12,22 @@ from tololo.operators.task import FacilityOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+AUTO = "auto"
+"""Value of the param that asks for a catalogue made for the night."""
+
 
 class IngestInjectionCatalogOperator(FacilityOperator):
     """See that the repository has the catalogue of the sources that a run injects.
 
     Reads the params ``injected`` and ``dry_run``. ``injected`` is empty (nothing is injected: a skip), the
-    name of a catalogue that has been ingested, or a file, which is ingested under its name without the
-    ending; a file that has been ingested adds nothing. The chain of the visits belongs to this catalogue from
-    then on; one that belongs to another is refused.
+    name of a catalogue that has been ingested, a file, which is ingested under its name without the ending,
+    or ``auto``: a catalogue is made for the night's visits. What has been ingested adds nothing. The chain
+    belongs to this catalogue from then on; one that belongs to another is refused.
 
-    Returns the catalogue, its collection, how many sources it has, their bands, and whether it is new.
+    Returns the catalogue, its collection, how many sources it has, their bands, and whether it is new; for
+    difference images also the pipeline that makes them, and which collections it needs of the night.
 
-    :param chain: chain of the visits with these sources (templated).
+    :param chain: chain of the visits or difference images with these sources (templated).
     :param conn_id: connection of the repository (templated).
     """
 
@@ -43,22 +47,30 @@ class IngestInjectionCatalogOperator(FacilityOperator):
             raise NothingToDoError("This run injects no sources")
         if not collections.is_injected(self.chain):
             raise BadInputError(
-                f"The chain {self.chain} is one of visits without injected sources",
+                f"The chain {self.chain} is one without injected sources",
                 "chain of the run",
                 f"use {collections.injected(self.chain)}",
             )
         dry_run = bool(context["params"].get("dry_run"))
         hook = InjectionHook.from_connection(self.conn_id)
-        report = hook.find(injected) if is_name(injected) else hook.ingest(injected, dry_run=dry_run)
+        if injected == AUTO:
+            report = hook.automatic(self.chain, dry_run=dry_run)
+        elif is_name(injected):
+            report = hook.find(injected)
+        else:
+            report = hook.ingest(injected, dry_run=dry_run)
         hook.claim(self.chain, report.catalogue, dry_run=dry_run)
         self.log.info("%s%s", "Dry run, nothing was written: " if dry_run else "", report)
-        return {
+        returned = {
             "catalogue": report.catalogue,
             "collection": report.collection,
             "sources": report.sources,
             "bands": list(report.bands),
             "new": report.new,
         }
+        if self.chain.rpartition("/")[2].startswith(collections.DIFFERENCE):
+            returned["pipeline"], returned["inputs"] = hook.route(self.chain, report)
+        return returned
 
 
 def is_name(injected: str) -> bool:

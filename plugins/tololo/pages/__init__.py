@@ -1,1 +1,1 @@
-"""What the web UI shows beyond Airflow: the board of nights, and the scorecard of a night."""
+"""What the web UI shows beyond Airflow: the board of nights, the scorecard of a night, and candidates."""

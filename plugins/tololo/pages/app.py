@@ -16,15 +16,22 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from tololo.facility.errors import BadInputError, NothingToDoError, TololoError, UnavailableError
-from tololo.pages import nights, runs
+from tololo.pages import candidates, nights, runs, template_runs
 from tololo.pages.rendering import render
 
 NIGHTLY = "nightly_decam"
 """Who may read the runs of this DAG may read the nights."""
+
+IMAGING = "difference_imaging"
+"""Who may read the runs of this DAG may read the candidates."""
+
+FILES = {"parquet": "application/vnd.apache.parquet", "csv": "text/csv; charset=utf-8"}
+"""Media types of light curves."""
 
 HEADERS = {
     "Cache-Control": "private, no-cache",
@@ -42,6 +49,7 @@ app = FastAPI(title="Tololo", docs_url=None, redoc_url=None, openapi_url=None)
 app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
 
 of_nights = [Depends(requires_access_dag("GET", DagAccessEntity.RUN, NIGHTLY))]
+of_candidates = [Depends(requires_access_dag("GET", DagAccessEntity.RUN, IMAGING))]
 of_runs = [
     Depends(requires_access_dag("GET", DagAccessEntity.RUN)),
     Depends(requires_access_dag("GET", DagAccessEntity.XCOM)),
@@ -81,11 +89,71 @@ def plot_of_run(dag_id: str, run_id: str, session: SessionDep) -> Response:
     return _png(runs.plot(session, dag_id, run_id))
 
 
+@app.get("/candidates", dependencies=of_candidates)
+@app.get("/candidates.json", dependencies=of_candidates)
+def board_of_candidates(
+    request: Request,
+    apdb: Annotated[str, Query()] = "",
+    order: Annotated[str, Query()] = "newest",
+    after: Annotated[int, Query()] = 0,
+) -> Response:
+    """Show the candidates of an APDB, the newest or the most significant first."""
+    return _page(request, "candidates.html", candidates.board(apdb, order, after))
+
+
+@app.get("/candidates/{number}/light_curve.{kind}", dependencies=of_candidates)
+def light_curve_of_candidate(number: int, kind: str, apdb: Annotated[str, Query()] = "") -> Response:
+    """Return the light curve of a candidate as a file."""
+    content = base64.b64decode(candidates.light_curve(number, kind, apdb))
+    name = {"Content-Disposition": f'attachment; filename="diaObject_{number}.{kind}"'}
+    return Response(content, media_type=FILES[kind], headers=HEADERS | name)
+
+
+@app.get("/candidates/{number}/plot.png", dependencies=of_candidates)
+def plot_of_candidate(number: int, apdb: Annotated[str, Query()] = "") -> Response:
+    """Return the plot of the light curve of a candidate."""
+    return _png(candidates.plot(number, apdb))
+
+
+@app.get("/candidates/{number}/cutouts/{source}.png", dependencies=of_candidates)
+def cutouts_of_candidate(number: int, source: int, apdb: Annotated[str, Query()] = "") -> Response:
+    """Return the cutouts of a detection of a candidate."""
+    return _png(candidates.cutouts(number, source, apdb))
+
+
+@app.get("/candidates/{number}", dependencies=of_candidates)
+@app.get("/candidates/{number}.json", dependencies=of_candidates)
+def candidate(request: Request, number: int, apdb: Annotated[str, Query()] = "") -> Response:
+    """Show a candidate."""
+    return _page(request, "candidate.html", candidates.candidate(number, apdb))
+
+
+@app.get("/runs/{dag_id}/{run_id}/template", dependencies=of_runs)
+@app.get("/runs/{dag_id}/{run_id}/template.json", dependencies=of_runs)
+def template_of_run(request: Request, dag_id: str, run_id: str, session: SessionDep) -> Response:
+    """Show the version of a template that a run has made, or uses."""
+    return _page(request, "template.html", template_runs.template(session, dag_id, run_id))
+
+
+@app.get("/runs/{dag_id}/{run_id}/template.png", dependencies=of_runs)
+def template_plot_of_run(dag_id: str, run_id: str, session: SessionDep) -> Response:
+    """Return the plot of the template of a run."""
+    return _png(template_runs.plot(session, dag_id, run_id))
+
+
 @app.exception_handler(TololoError)
 def say_error(request: Request, error: TololoError) -> Response:
     """Show what is wrong, where, and what to do."""
     content = {"what": error.what, "where": error.where, "remedy": error.remedy}
     return _page(request, "message.html", content, STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR))
+
+
+@app.exception_handler(RequestValidationError)
+def say_mistake(request: Request, error: RequestValidationError) -> Response:
+    """Show which part of the address is wrong."""
+    fault = error.errors()[0]
+    told = BadInputError(f"{fault['input']!r} cannot be: {fault['msg']}", f"address, {fault['loc'][-1]}")
+    return say_error(request, told)
 
 
 @app.exception_handler(HTTPException)

@@ -43,6 +43,11 @@ def number(value: float | None, digits: int = 0) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def micro(nanojansky: float | None, digits: int = 0) -> str:
+    """Write a flux in nJy as μJy."""
+    return number(None if nanojansky is None else nanojansky / 1000, digits)
+
+
 def percent(fraction: float | None) -> str:
     """Write a fraction as a percentage; what is not all of it is never 100 %."""
     if fraction is None or not math.isfinite(fraction):
@@ -69,6 +74,14 @@ def clock(mjd: float | None) -> str:
         return NONE
     tai = MJD_EPOCH + timedelta(days=mjd)
     return f"{tai - timedelta(seconds=tai_minus_utc(tai)):%H:%M:%S}"
+
+
+def moment(mjd: float | None) -> str:
+    """Write the date and time of day (UTC) of a Modified Julian Date in TAI."""
+    if mjd is None:
+        return NONE
+    tai = MJD_EPOCH + timedelta(days=mjd)
+    return f"{tai - timedelta(seconds=tai_minus_utc(tai)):%Y-%m-%d %H:%M}"
 
 
 def written(run: str) -> str:
@@ -147,5 +160,18 @@ _ENVIRONMENT = Environment(
 )
 _ENVIRONMENT.filters |= {
     filter_.__name__: filter_
-    for filter_ in (number, percent, duration, clock, written, age, numbers, incomplete, mark, limit_rows)
+    for filter_ in (
+        number,
+        micro,
+        percent,
+        duration,
+        clock,
+        moment,
+        written,
+        age,
+        numbers,
+        incomplete,
+        mark,
+        limit_rows,
+    )
 }

@@ -63,7 +63,7 @@ def scorecard(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
     BadInputError, UnavailableError
         If the repository is not there, or the engine does not answer.
     """
-    dag_run = _dag_run(session, dag_id, run_id)
+    dag_run = dag_run_of(session, dag_id, run_id)
     place = find(session, dag_run)
     try:
         answer: dict[str, Any] = ask(
@@ -83,7 +83,7 @@ def scorecard(session: Session, dag_id: str, run_id: str) -> dict[str, Any]:
 
 def plot(session: Session, dag_id: str, run_id: str) -> str:
     """Return the plot of a run's night as base64 of a PNG."""
-    place = find(session, _dag_run(session, dag_id, run_id))
+    place = find(session, dag_run_of(session, dag_id, run_id))
     return str(
         ask("night_plot", place.repository, night=place.night, proc_type=place.proc_type, run=place.run)
     )
@@ -103,7 +103,7 @@ def find(session: Session, dag_run: DagRun) -> Place:
     if told:
         night, _, proc_type = told["chain"].partition("/")
         return Place(told["repository"], night, proc_type, told["run"])
-    params = _params(session, dag_run)
+    params = params_of(session, dag_run)
     proc_type = PROC_TYPES.get(str(params.get("source"))) or str(params.get("proc_type") or "")
     if not proc_type or "repo" not in params:
         raise NothingToDoError(
@@ -116,7 +116,14 @@ def find(session: Session, dag_run: DagRun) -> Place:
     return Place(repository(params["repo"]), night, proc_type)
 
 
-def _dag_run(session: Session, dag_id: str, run_id: str) -> DagRun:
+def dag_run_of(session: Session, dag_id: str, run_id: str) -> DagRun:
+    """Return a run.
+
+    Raises
+    ------
+    NothingToDoError
+        If there is no such run.
+    """
     query = select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
     dag_run: DagRun | None = session.scalar(query)
     if dag_run is None:
@@ -134,7 +141,7 @@ def _told(session: Session, dag_run: DagRun) -> Mapping[str, str]:
     return value if isinstance(value, dict) and value.get("run") else {}
 
 
-def _params(session: Session, dag_run: DagRun) -> dict[str, Any]:
+def params_of(session: Session, dag_run: DagRun) -> dict[str, Any]:
     """Return the params of a run: those of its DAG, with what it was given."""
     dag = DBDagBag(load_op_links=False).get_dag_for_run(dag_run, session)
     defaults = dag.params.dump() if dag else {}

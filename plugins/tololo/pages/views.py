@@ -38,9 +38,24 @@ VIEWS: list[dict[str, Any]] = [
         "nav_top_level": True,
     },
     {
+        "name": "Candidates",
+        "destination": "nav",
+        "href": f"{PREFIX[1:]}/candidates",
+        "url_route": "candidates",
+        "icon": f"{PREFIX[1:]}/static/candidates.svg",
+        "icon_dark_mode": f"{PREFIX[1:]}/static/candidates-dark.svg",
+        "nav_top_level": True,
+    },
+    {
         "name": "Scorecard",
         "destination": "dag_run",
         "href": f"{PREFIX[1:]}/runs/{{DAG_ID}}/{{RUN_ID}}/scorecard",
         "url_route": "scorecard",
+    },
+    {
+        "name": "Template",
+        "destination": "dag_run",
+        "href": f"{PREFIX[1:]}/runs/{{DAG_ID}}/{{RUN_ID}}/template",
+        "url_route": "template",
     },
 ]

@@ -1,36 +1,39 @@
 """The Alert Production Database (APDB) of a campaign, read and written through dax_apdb.
 
-dax_apdb, felis and sdm_schemas are under the GPL; this is the one module of `reduction` that imports them.
-The tables are those of the LSST APDB schema, and the ledger of what is stored.
+dax_apdb, felis and sdm_schemas are under the GPL; of `reduction` this module, `apdb_rows` and `apdb_config`
+alone import them. The tables are those of the LSST APDB schema with the extension of
+`tololo.reduction.apdb_schema`, and the ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
-import sqlalchemy
 from astropy.time import Time
 from felis.datamodel import DataType
-from lsst.dax.apdb import ApdbConfig, ApdbTables, IncompatibleVersionError
-from lsst.dax.apdb.sql import ApdbSql, ApdbSqlConfig
-from lsst.sphgeom import Angle, Circle, LonLat, Region, UnitVector3d
-from lsst.utils.db_auth import DbAuthError
-from sqlalchemy.exc import InterfaceError, NoSuchTableError, OperationalError
-from yaml import YAMLError
+from lsst.dax.apdb import ApdbTables
+from lsst.dax.apdb.sql import ApdbSqlConfig
+from sqlalchemy.exc import InterfaceError, OperationalError
 
-from tololo.facility.errors import BadInputError, UnavailableError
+from tololo.facility.errors import BadInputError
 from tololo.facility.nights import night_of_mjd_tai
+from tololo.reduction.apdb_config import reachable, read_config, where_is
+from tololo.reduction.apdb_rows import SOURCES, ReadableApdb
+from tololo.reduction.apdb_schema import band_length
 from tololo.reduction.association import AssociationResult, StoredVisit, VisitInfo
-from tololo.reduction.dia_objects import FORCED_HISTORY, HISTORY, Columns, Integers
+from tololo.reduction.dia_objects import Columns, Integers
 from tololo.reduction.ledger import Ledger, latest_of, writer_lock
+from tololo.reduction.withdrawal import ApdbRows, Withdrawn
+
+__all__ = ["CampaignApdb", "open_apdb", "reachable"]
 
 LOCK_SECONDS = 600.0
-SOURCES = (ApdbTables.DiaSource, ApdbTables.DiaForcedSource)
 _FRAME_TYPES = {
     DataType.double: "f8",
     DataType.float: "f4",
@@ -39,12 +42,11 @@ _FRAME_TYPES = {
     DataType.int: "Int64",
     DataType.short: "Int64",
 }
-_ARRAY_TYPES = {DataType.double: "f8", DataType.float: "f4", DataType.boolean: "?"}
-_CHUNK = 1000
+_OPTIONAL_IDS = ("diaObjectId", "ssObjectId")  # 0 where a source belongs to none: NULL in the database
 _MILLISECOND = 1e-3 / 86400
 
 
-class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types that mypy could follow
+class CampaignApdb(ReadableApdb):
     """An SQL APDB that remembers which detectors of which visits are done.
 
     It is the `~tololo.reduction.association.Catalogue` that association works on.
@@ -58,7 +60,7 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
         super().__init__(config)
         self.ledger = Ledger(self._engine, config.namespace)
         self.ledger.create()
-        self._pending: tuple[VisitInfo, AssociationResult] | None = None
+        self._pending: tuple[VisitInfo, AssociationResult, float] | None = None
 
     @property
     def name(self) -> str:
@@ -107,55 +109,52 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
         with reachable(where_is(self.config)), writer_lock(self._engine, self.config.namespace, timeout):
             yield
 
+    def nights(self) -> list[int]:
+        """Return the nights of which something is stored, in time order."""
+        return self.ledger.nights()
+
+    def waiting(self) -> list[int]:
+        """Return the nights that were withdrawn and have to be associated again, in time order."""
+        return self.ledger.waiting()
+
+    def withdraw(self, night: int) -> Withdrawn:
+        """Take a night out, as if it had never been stored; what was stored after it waits for its replay.
+
+        One transaction: a process that is killed has withdrawn all of it, or nothing.
+
+        Raises
+        ------
+        NothingToDoError
+            If nothing of the night is stored, nor waits.
+        BadInputError
+            If another program stored rows that would have to be taken out too.
+        UnavailableError
+            If the database is away or another writer holds it for long.
+        """
+        with self.exclusive(), self._engine.begin() as connection:
+            return self._rows.withdraw_night(connection, night)
+
+    def withdraw_after(self, midpoint: float) -> Withdrawn:
+        """Take out all visits after a time (MJD TAI); they wait for their replay. Errors as of `withdraw`."""
+        with self.exclusive(), self._engine.begin() as connection:
+            return self._rows.withdraw_after(connection, midpoint)
+
     def bands(self, band: str) -> Sequence[str]:
         """Return the bands that have summary columns.
 
         Raises
         ------
         BadInputError
-            If ``band`` is longer than the column is, on a database that minds (SQLite does not).
+            If ``band`` is longer than the columns of this database are: LSST's own schema has one letter.
         """
-        column = self._schema.get_table(ApdbTables.DiaSource).c.band
-        length = column.type.length
-        if self._engine.dialect.name != "sqlite" and length and len(band) > length:
+        if self._band_length and len(band) > self._band_length:
             raise BadInputError(
-                f"The APDB cannot store band {band}: its schema has {length} character for a band",
+                f"The APDB cannot store band {band}: its schema has {self._band_length} letters for a band",
                 f"APDB {self.name}, DiaSource.band",
-                "difference-image this band into an APDB on SQLite, or leave it out",
+                "widen the columns as docs/apdb.md says, or let Tololo make the APDB",
             )
         suffix = "_psfFluxMean"
         return [name.removesuffix(suffix) for name in self.object_columns if name.endswith(suffix)]
-
-    def objects(self, region: Region, margin: float) -> Columns:
-        """Return the valid diaObjects within ``margin`` arcsec of a region, and perhaps a few more.
-
-        Returns
-        -------
-        columns : `dict`
-            ``diaObjectId``, ``ra``, ``dec``, ``raErr``, ``decErr`` (degrees), ordered by id.
-        """
-        circle = region.getBoundingCircle().dilatedBy(Angle.fromDegrees(margin / 3600))
-        return self._within(circle, ("diaObjectId", "ra", "dec", "raErr", "decErr"))
-
-    def objects_within(self, ra: float, dec: float, radius: float) -> Columns:
-        """Return all columns of the valid diaObjects around a position (degrees), and perhaps of a few more.
-
-        ``radius`` is in arcsec.
-        """
-        centre = UnitVector3d(LonLat.fromDegrees(ra, dec))
-        return self._within(Circle(centre, Angle.fromDegrees(radius / 3600)), self.object_columns)
-
-    @property
-    def object_columns(self) -> list[str]:
-        """Names of the columns of DiaObject."""
-        return [column.name for column in self._schema.get_apdb_columns(ApdbTables.DiaObject)]
-
-    def history(self, object_ids: Integers) -> tuple[Columns, Columns]:
-        """Return the diaSources and the forced sources of diaObjects, without withdrawn ones."""
-        return (
-            self.read(ApdbTables.DiaSource, HISTORY, diaObjectId=object_ids),
-            self.read(ApdbTables.DiaForcedSource, FORCED_HISTORY, diaObjectId=object_ids),
-        )
 
     def store_visit(
         self, info: VisitInfo, objects: Columns, sources: Columns, forced: Columns, result: AssociationResult
@@ -171,11 +170,11 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
             If the schema does not take the rows.
         """
         now = float(Time.now().tai.mjd)
-        valid_from = self._valid_from(info, objects["diaObjectId"])
-        self._pending = info, result
+        valid_from = Time(self._valid_from(info, objects["diaObjectId"]), format="mjd", scale="tai")
+        self._pending = info, result, float(valid_from.tai.mjd)
         try:
             self.store(
-                Time(valid_from, format="mjd", scale="tai"),
+                valid_from,
                 self._frame(ApdbTables.DiaObject, objects),
                 self._frame(ApdbTables.DiaSource, sources, timeProcessedMjdTai=now),
                 self._frame(ApdbTables.DiaForcedSource, forced, timeProcessedMjdTai=now),
@@ -198,53 +197,6 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
         if self._pending is not None:
             self.ledger.insert(connection, *self._pending)
 
-    def read(self, table: ApdbTables | str, names: Sequence[str], *where: Any, **equal: Any) -> Columns:
-        """Read columns of the valid rows of a table.
-
-        Parameters
-        ----------
-        table : `str`
-            ``DiaObject``, ``DiaSource`` or ``DiaForcedSource``.
-        names : sequence of `str`
-            Columns.
-        *where
-            SQLAlchemy conditions.
-        **equal
-            Value of a column, or for one column an array of the values to choose.
-
-        Returns
-        -------
-        columns : `dict`
-            Arrays of shape ``(n,)``, ordered by the primary key (within blocks of the chosen values).
-        """
-        table = ApdbTables(table)
-        source = self._schema.get_table(table)
-        query = sqlalchemy.select(*(source.c[name] for name in names)).where(self._valid(table), *where)
-        choice = {key: value for key, value in equal.items() if isinstance(value, np.ndarray)}
-        for key in equal.keys() - choice.keys():
-            query = query.where(source.c[key] == equal[key])
-        query = query.order_by(*source.primary_key.columns)
-        queries = [query]
-        for key, values in choice.items():
-            blocks = [values[first : first + _CHUNK].tolist() for first in range(0, len(values), _CHUNK)]
-            queries = [query.where(source.c[key].in_(block)) for block in blocks]
-        rows: list[Any] = []
-        with self._engine.begin() as connection:
-            for block_query in queries:
-                rows += connection.execute(block_query)
-        types = {column.name: column.datatype for column in self.tableDef(table).columns}
-        columns = zip(*rows, strict=True) if rows else [()] * len(names)
-        return {name: _array(values, types[name]) for name, values in zip(names, columns, strict=True)}
-
-    def counts(self) -> dict[str, int]:
-        """Return how many valid diaObjects, diaSources and forced sources there are, none withdrawn."""
-        counts = {}
-        with self._engine.begin() as connection:
-            for table in (ApdbTables.DiaObject, *SOURCES):
-                query = sqlalchemy.select(sqlalchemy.func.count()).select_from(self._schema.get_table(table))
-                counts[table.value] = int(connection.execute(query.where(self._valid(table))).scalar_one())
-        return counts
-
     def is_empty(self) -> bool:
         """Tell whether no visit was ever stored."""
         return self.latest() is None
@@ -260,6 +212,7 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
             "instrument": metadata.get("instrument", ""),
             "template": metadata.get("tololo:template", ""),
             "template_version": metadata.get("tololo:template_version", ""),
+            "template_versions_accepted": metadata.get("tololo:template_versions_accepted", ""),
             "created": metadata.get("tololo:created", ""),
             "schema_version": metadata[self.metadataSchemaVersionKey],
             "code_version": metadata[self.metadataCodeVersionKey],
@@ -267,8 +220,20 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
             "detectors": detectors,
             "latest_visit": latest.visit if latest else None,
             "latest_night": latest.night if latest else None,
+            "waiting_nights": self.waiting(),
             "counts": self.counts(),
         }
+
+    @cached_property
+    def _band_length(self) -> int | None:
+        return band_length(self._engine, self.config.namespace, self.config.prefix + "DiaSource")
+
+    @property
+    def _rows(self) -> ApdbRows:
+        objects, sources, forced = (
+            self._schema.get_table(table) for table in (ApdbTables.DiaObject, *SOURCES)
+        )
+        return ApdbRows(objects, sources, forced, self.ledger, self.name)
 
     def _valid_from(self, info: VisitInfo, object_ids: Integers) -> float:
         table = self.read(
@@ -276,16 +241,6 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
         )
         last = float(np.max(table["validityStartMjdTai"], initial=-np.inf))
         return info.midpoint if last < info.midpoint else last + _MILLISECOND
-
-    def _within(self, region: Region, names: Sequence[str]) -> Columns:
-        table = self._schema.get_table(ApdbTables.DiaObject)
-        return self.read(ApdbTables.DiaObject, names, self._filterRegion(table, region))
-
-    def _valid(self, table: ApdbTables) -> sqlalchemy.ColumnElement[bool]:
-        columns = self._schema.get_table(table).c
-        end = columns.validityEndMjdTai if table is ApdbTables.DiaObject else columns.timeWithdrawnMjdTai
-        condition: sqlalchemy.ColumnElement[bool] = end.is_(None)
-        return condition
 
     def _frame(self, table: ApdbTables, columns: Columns, **constants: float) -> pandas.DataFrame:
         """Fit columns to a table: those that its schema has, in its types; missing required counts are 0."""
@@ -304,6 +259,8 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
                 values = np.full(n, constants[name])
             elif name in columns:
                 values = columns[name]
+                if name in _OPTIONAL_IDS:
+                    values = pandas.Series(values, dtype="Int64").mask(np.equal(values, 0))
             elif column.nullable or column.value is not None:
                 continue
             elif column.datatype is DataType.int:
@@ -312,30 +269,6 @@ class CampaignApdb(ApdbSql):  # type: ignore[misc]  # dax_apdb carries no types 
                 raise BadInputError(f"The rows have no column {name}", f"APDB {self.name}, {table.value}")
             frame[name] = pandas.Series(values).astype(_FRAME_TYPES.get(column.datatype, "object"))
         return pandas.DataFrame(frame)
-
-
-def sql_config(db_url: str, namespace: str | None) -> ApdbSqlConfig:
-    """Return the configuration of an APDB at dax_apdb's defaults: HTM level 20, index ``baseline``."""
-    return ApdbSqlConfig(db_url=db_url, namespace=namespace)
-
-
-def read_config(path: Path | str) -> ApdbSqlConfig:
-    """Read the configuration file of an APDB.
-
-    Raises
-    ------
-    BadInputError
-        If it is not there, not readable, or not of an SQL database.
-    """
-    where = f"APDB configuration {path}"
-    try:
-        config = ApdbConfig.from_uri(str(path))
-    except (OSError, ValueError, TypeError, LookupError, YAMLError) as error:
-        what = f"There is no usable APDB configuration: {error}"
-        raise BadInputError(what, where, "create the APDB, or name its file") from error
-    if not isinstance(config, ApdbSqlConfig):
-        raise BadInputError("This APDB is not in an SQL database", where, "use PostgreSQL or SQLite")
-    return config
 
 
 def open_apdb(config_path: Path | str) -> CampaignApdb:
@@ -349,42 +282,15 @@ def open_apdb(config_path: Path | str) -> CampaignApdb:
         If the database does not answer.
     """
     config = read_config(config_path)
+    if not isinstance(config, ApdbSqlConfig):
+        raise BadInputError(
+            "Nights are associated in an SQL database, where a visit is stored as one transaction; this APDB"
+            " is in Cassandra",
+            f"APDB configuration {config_path}",
+            "use PostgreSQL or SQLite; dax_apdb itself reads this one",
+        )
     where = f"{where_is(config)}, configuration {config_path}"
     if config.db_url.startswith("sqlite") and not Path(where_is(config)).exists():
         raise BadInputError("There is no APDB", where, "create it")
     with reachable(where):
         return CampaignApdb(config)
-
-
-@contextmanager
-def reachable(where: str) -> Iterator[None]:
-    """Turn what a database says when it is away, or is no APDB, into an error that a person can act on."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        reason = str(error.orig).strip()
-        remedy = "start the database, or correct its address; nothing is half-stored, run again"
-        raise UnavailableError(f"The APDB's database does not answer: {reason}", where, remedy) from error
-    except NoSuchTableError as error:
-        raise BadInputError("There is no APDB", where, "create it") from error
-    except IncompatibleVersionError as error:
-        remedy = "migrate it with dax_apdb_migrate, or reset it"
-        raise BadInputError(f"The APDB is of another version: {error}", where, remedy) from error
-    except DbAuthError as error:
-        raise BadInputError(f"The database passwords cannot be read: {error}", where, "chmod 600") from error
-
-
-def where_is(config: ApdbSqlConfig) -> str:
-    """Return the place of an APDB, without user and password."""
-    url = sqlalchemy.make_url(config.db_url)
-    if url.get_backend_name() == "sqlite":
-        return str(url.database).removeprefix("file:")
-    return f"{url.host or 'local socket'}:{url.port or 5432}/{url.database}/{config.namespace or 'public'}"
-
-
-def _array(values: Sequence[Any], datatype: DataType) -> np.ndarray[Any, Any]:
-    if datatype in (DataType.char, DataType.string):
-        return np.array([value or "" for value in values], dtype=str)
-    if datatype in _ARRAY_TYPES:
-        return np.array(values, dtype=_ARRAY_TYPES[datatype])
-    return np.array([value or 0 for value in values], dtype=np.int64)

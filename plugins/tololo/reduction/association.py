@@ -6,11 +6,12 @@ knows no database. Visits come in time order: an object is born with the first s
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +22,23 @@ from tololo.reduction.dia_objects import (
     FORCED_HISTORY,
     HISTORY,
     Columns,
-    Floats,
     Integers,
     mean_positions,
     summarise,
 )
-from tololo.reduction.ids import COUNTER_BITS, DETECTOR_BITS, source_ids
+from tololo.reduction.forced_rows import Forced, measure_forced
 from tololo.reduction.matching import match_sources
+from tololo.reduction.source_selection import SourceSelection, checked_sources
 
 if TYPE_CHECKING:
+    from astropy.table import Table
     from lsst.sphgeom import Region
 
-type Forced = Callable[[Floats, Floats], Any]
+type LateNights = Literal["refuse", "replay"]
 
 DEFAULT_RADIUS = 1.0
-REQUIRED = ("diaSourceId", "ra", "dec", "x", "y", "psfFlux", "psfFluxErr")
-_FLUXES = ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")
+KNOWN_RADIUS = 2.0
+_log = logging.getLogger("tololo.apdb")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class VisitInfo:
     region: Region
     exposure_time: float = math.nan
 
+    def __post_init__(self) -> None:
+        # SQLite takes a number of numpy's for something else than the same number.
+        for name, kind in (("visit", int), ("detector", int), ("midpoint", float)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+
     @property
     def night(self) -> int:
         """The observing night, YYYYMMDD."""
@@ -69,49 +76,6 @@ class VisitInfo:
 
     def __str__(self) -> str:
         return f"night {self.night}, visit {self.visit}, detector {self.detector}"
-
-
-@dataclass(frozen=True)
-class SourceSelection:
-    """Which diaSources may enter the APDB.
-
-    Parameters
-    ----------
-    minimum_reliability : `float`, optional
-        Sources below it, or without a reliability, stay out. No cut where it is `None`.
-    minimum_snr : `float`, optional
-        Cut on the absolute signal-to-noise ratio.
-    rejected_flags : sequence of `str`, optional
-        Boolean columns; a source with one of them set stays out.
-    """
-
-    minimum_reliability: float | None = None
-    minimum_snr: float | None = None
-    rejected_flags: tuple[str, ...] = ()
-
-    def mask(self, sources: Columns) -> npt.NDArray[np.bool_]:
-        """Tell which sources pass; shape ``(n,)``.
-
-        Raises
-        ------
-        BadInputError
-            If a column that a cut needs is missing.
-        """
-        cuts = {"reliability": self.minimum_reliability, "snr": self.minimum_snr}
-        needed = [*(name for name, limit in cuts.items() if limit is not None), *self.rejected_flags]
-        if missing := [name for name in needed if name not in sources]:
-            raise BadInputError(
-                f"The diaSources have no column {', '.join(missing)}",
-                "selection of diaSources",
-                "drop that cut",
-            )
-        keep = np.ones(len(sources["diaSourceId"]), dtype=bool)
-        for name, limit in cuts.items():
-            if limit is not None:
-                keep &= np.abs(sources[name]) >= limit
-        for name in self.rejected_flags:
-            keep &= ~sources[name].astype(bool)
-        return keep
 
 
 @dataclass(frozen=True)
@@ -129,7 +93,7 @@ class AssociationResult:
 
     @property
     def matched(self) -> int:
-        """Sources that belong to an object known before."""
+        """Sources that belong to an object, or are a body, known before."""
         return self.sources - self.new_objects
 
 
@@ -171,6 +135,12 @@ class Catalogue(Protocol):
     def latest(self) -> StoredVisit | None:
         """Return the latest visit, by its midpoint."""
 
+    def waiting(self) -> Sequence[int]:
+        """Return the nights that were withdrawn and have to be associated again."""
+
+    def withdraw_after(self, midpoint: float) -> Any:
+        """Take out all visits after a time (MJD TAI); they wait to be associated again."""
+
     def bands(self, band: str) -> Sequence[str]:
         """Return the bands that have summary columns, after checking that ``band`` can be stored."""
 
@@ -195,6 +165,8 @@ def associate_visit(
     radius: float = DEFAULT_RADIUS,
     selection: SourceSelection | None = None,
     out_of_order: bool = False,
+    known_bodies: Table | None = None,
+    known_radius: float = KNOWN_RADIUS,
 ) -> AssociationResult:
     """Associate and store the diaSources of one detector of one visit.
 
@@ -208,7 +180,8 @@ def associate_visit(
     apdb : `Catalogue`
     info : `VisitInfo`
     sources : `astropy.table.Table` or mapping of arrays
-        The diaSources; at least the columns of `REQUIRED`. Others are stored where the schema has them.
+        The diaSources; at least the columns of `~tololo.reduction.source_selection.REQUIRED`. Others are
+        stored where the schema has them.
     forced : callable
         Takes the right ascensions and declinations (degrees) of the diaObjects in the region and returns a
         table or mapping with ``psfFlux, psfFluxErr, scienceFlux, scienceFluxErr`` (nJy), and ``on_image``
@@ -219,6 +192,11 @@ def associate_visit(
     out_of_order : `bool`, optional
         Store a visit although a later one is there: its sources then join objects discovered after it, and
         the later visits get no forced photometry at objects that are discovered now.
+    known_bodies : `astropy.table.Table`, optional
+        Ephemerides (`tololo.reduction.ephemerides`). A source at the place of a known body carries its
+        ``ssObjectId``; it belongs to no diaObject and makes none.
+    known_radius : `float`, optional
+        How near to its ephemeris a body is expected, arcsec.
 
     Returns
     -------
@@ -247,17 +225,21 @@ def associate_visit(
         chosen = {name: column[keep] for name, column in table.items()}
         known = apdb.objects(info.region, radius)
 
-        match = match_sources(chosen, known, radius)
+        chosen["ssObjectId"] = bodies = _bodies(chosen, info, known_bodies, known_radius)
+        fixed = {name: column[bodies == 0] for name, column in chosen.items()}
+        match = match_sources(fixed, known, radius)
         new = match < 0
-        ids = chosen["diaSourceId"].copy()
+        ids = fixed["diaSourceId"].copy()
         ids[~new] = known["diaObjectId"][match[~new]]
-        chosen["diaObjectId"] = ids
+        fixed["diaObjectId"] = ids
+        chosen["diaObjectId"] = np.zeros(len(bodies), dtype=np.int64)
+        chosen["diaObjectId"][bodies == 0] = ids
         updated = np.unique(ids)
         old_sources, old_forced = apdb.history(np.unique(ids[~new]))
-        history = _stack(old_sources, chosen, HISTORY)
+        history = _stack(old_sources, fixed, HISTORY)
         objects = mean_positions(updated, history)
 
-        forced_rows = _force(info, _current(known, objects), forced)
+        forced_rows = measure_forced(info, _current(known, objects), forced)
         forced_history = _stack(old_forced, forced_rows, FORCED_HISTORY)
         objects |= summarise(updated, history, forced_history, bands)
         result = AssociationResult(
@@ -265,7 +247,7 @@ def associate_visit(
             info.detector,
             info.night,
             already_stored=False,
-            sources=len(ids),
+            sources=len(bodies),
             rejected=int(np.count_nonzero(~keep)),
             new_objects=int(np.count_nonzero(new)),
             forced=len(forced_rows["diaObjectId"]),
@@ -281,12 +263,22 @@ def associate_night(
     radius: float = DEFAULT_RADIUS,
     selection: SourceSelection | None = None,
     out_of_order: bool = False,
+    late_nights: LateNights = "refuse",
+    known_bodies: Table | None = None,
+    known_radius: float = KNOWN_RADIUS,
 ) -> list[AssociationResult]:
     """Associate detectors of visits in time order, whatever order they come in.
 
     Each detector of a visit is one transaction, so a run that was killed goes on where it stopped. Rows of
-    what is stored already are not loaded. Parameters and errors are those of `associate_visit`; a night that
-    must be refused for its order is refused before anything of it is written.
+    what is stored already are not loaded. Other parameters and errors are those of `associate_visit`; a night
+    that must be refused for its order is refused before anything of it is written.
+
+    Parameters
+    ----------
+    late_nights : `str`, optional
+        What becomes of visits that are stored already and later than one of these that is not: ``refuse``
+        this one, or ``replay``: take them out, store this one, and let them wait to be associated again.
+        Those that are among ``visits`` are associated again at once.
 
     Returns
     -------
@@ -294,7 +286,10 @@ def associate_night(
         In the order of time, visit, detector.
     """
     results = []
-    for item in sorted(visits, key=lambda v: (v.info.midpoint, v.info.visit, v.info.detector)):
+    ordered = sorted(visits, key=lambda v: (v.info.midpoint, v.info.visit, v.info.detector))
+    if late_nights == "replay":
+        _make_room(apdb, [item.info for item in ordered])
+    for item in ordered:
         result = apdb.stored(item.info.visit, item.info.detector)
         if result is None:
             sources, forced = item.load()
@@ -306,57 +301,35 @@ def associate_night(
                 radius=radius,
                 selection=selection,
                 out_of_order=out_of_order,
+                known_bodies=known_bodies,
+                known_radius=known_radius,
             )
         results.append(result)
     return results
 
 
-def checked_sources(sources: Any, info: VisitInfo) -> dict[str, npt.NDArray[Any]]:
-    """Turn a table of diaSources into plain arrays that belong to a visit, masked values into NaN or false.
+def _make_room(apdb: Catalogue, visits: Sequence[VisitInfo]) -> None:
+    """Take out what is stored and later than the first of some visits in time order that is not."""
+    latest = apdb.latest()
+    missing = next((info for info in visits if apdb.stored(info.visit, info.detector) is None), None)
+    if latest is not None and missing is not None and missing.midpoint < latest.midpoint:
+        _check_waiting(apdb, missing)
+        withdrawn = apdb.withdraw_after(missing.midpoint)
+        _log.warning("%s is late: taken out, to be associated again: %s", missing, withdrawn)
 
-    Raises
-    ------
-    BadInputError
-        If a column is missing, ids repeat, a position is not a number, or rows are of another visit.
-    """
-    where = str(info)
-    names = list(sources.colnames if hasattr(sources, "colnames") else sources)
-    if missing := [name for name in REQUIRED if name not in names]:
+
+def _check_waiting(apdb: Catalogue, info: VisitInfo) -> None:
+    if earlier := [night for night in apdb.waiting() if night < info.night]:
         raise BadInputError(
-            f"The diaSources have no column {', '.join(missing)}", where, "measure them first"
+            f"Night {earlier[0]} was withdrawn from the APDB and has to be associated again before"
+            f" night {info.night}",
+            f"APDB {apdb.name}, {info}",
+            f"run difference_imaging for night {earlier[0]}, or withdraw it for good",
         )
-    columns = {name: plain(sources[name]) for name in names}
-    n = len(columns["diaSourceId"])
-    own = {"visit": info.visit, "detector": info.detector, "midpointMjdTai": info.midpoint, "band": info.band}
-    for name, value in own.items():
-        given = columns.get(name, np.full(n, value))
-        same = given.astype(str) == value if isinstance(value, str) else np.abs(given - value) < 1e-6
-        if not np.all(same):
-            raise BadInputError(
-                f"{np.count_nonzero(~same)} diaSources have another {name} than {value}", where
-            )
-        columns[name] = np.full(n, value)
-    columns["exposureTime"] = np.full(n, info.exposure_time)
-    columns["diaSourceId"] = columns["diaSourceId"].astype(np.int64)
-    if len(np.unique(columns["diaSourceId"])) != n:
-        raise BadInputError("Some diaSources share an id", where, "number them uniquely")
-    for name in ("ra", "dec", "x", "y"):
-        if bad := int(np.count_nonzero(~np.isfinite(columns[name]))):
-            raise BadInputError(f"{bad} diaSources have no {name}", where, "leave out what was not measured")
-    for name in HISTORY:
-        columns.setdefault(name, np.full(n, np.nan))
-    return columns
-
-
-def plain(column: Any) -> npt.NDArray[Any]:
-    """Return a column as a plain array: masked floats become NaN, masked integers and flags 0, no units."""
-    values = np.ma.asarray(getattr(column, "value", column))
-    if values.dtype.kind == "f":
-        return np.asarray(values.filled(np.nan))
-    return np.asarray(np.ma.filled(values, "" if values.dtype.kind in "US" else 0))
 
 
 def _check_order(apdb: Catalogue, info: VisitInfo) -> None:
+    _check_waiting(apdb, info)
     latest = apdb.latest()
     if latest is None or latest.visit == info.visit or info.midpoint >= latest.midpoint:
         return
@@ -364,9 +337,18 @@ def _check_order(apdb: Catalogue, info: VisitInfo) -> None:
         f"Visit {info.visit} of night {info.night} (MJD {info.midpoint:.6f} TAI) is earlier than"
         f" visit {latest.visit} of night {latest.night} (MJD {latest.midpoint:.6f} TAI), which is stored",
         f"APDB {apdb.name}, {info}",
-        f"associate nights in time order: reset the APDB and begin with night {info.night},"
-        " or allow visits out of order and accept gaps in the light curves",
+        "set late_nights to replay, so that what is later is taken out and associated again after it,"
+        " or leave this night out",
     )
+
+
+def _bodies(sources: Columns, info: VisitInfo, table: Table | None, radius: float) -> Integers:
+    """Return the ``ssObjectId`` of the known body that each source is, 0 for none; shape ``(n,)``."""
+    if table is None:
+        return np.zeros(len(sources["ra"]), dtype=np.int64)
+    from tololo.reduction.ephemerides import match_ephemerides
+
+    return match_ephemerides(sources["ra"], sources["dec"], info.midpoint, table, radius)
 
 
 def _current(known: Columns, updated: Columns) -> dict[str, npt.NDArray[Any]]:
@@ -377,45 +359,6 @@ def _current(known: Columns, updated: Columns) -> dict[str, npt.NDArray[Any]]:
     }
     order = np.argsort(joined["diaObjectId"])
     return {name: column[order] for name, column in joined.items()}
-
-
-def _force(info: VisitInfo, objects: Columns, forced: Forced) -> dict[str, npt.NDArray[Any]]:
-    """Measure the objects in the region of a detector; returns the rows of DiaForcedSource."""
-    inside = np.asarray(
-        info.region.contains(np.radians(objects["ra"]), np.radians(objects["dec"])), dtype=bool
-    ).reshape(-1)
-    rows = {name: column[inside] for name, column in objects.items()}
-    n = len(rows["ra"])
-    fluxes = forced(rows["ra"], rows["dec"]) if n else {name: np.empty(0) for name in _FLUXES}
-    names = list(fluxes.colnames if hasattr(fluxes, "colnames") else fluxes)
-    if missing := [name for name in _FLUXES if name not in names]:
-        raise BadInputError(f"The forced photometry has no column {', '.join(missing)}", str(info))
-    for name in _FLUXES:
-        rows[name] = plain(fluxes[name]).astype(float)
-        if len(rows[name]) != n:
-            raise BadInputError(f"Forced photometry of {n} objects gave {len(rows[name])} rows", str(info))
-    if "on_image" in names:
-        measured = plain(fluxes["on_image"]).astype(bool)
-        rows = {name: column[measured] for name, column in rows.items()}
-    n = len(rows["ra"])
-    own = {"visit": info.visit, "detector": info.detector, "midpointMjdTai": info.midpoint, "band": info.band}
-    rows |= {name: np.full(n, value) for name, value in own.items()}
-    rows["diaForcedSourceId"] = forced_source_ids(info, n)
-    return rows
-
-
-def forced_source_ids(info: VisitInfo, n: int) -> Integers:
-    """Number forced sources: visit, detector (7 bits) and a counter (25 bits) in one positive int64.
-
-    Raises
-    ------
-    BadInputError
-        If visit, detector or ``n`` need more bits.
-    """
-    bits = 63 - DETECTOR_BITS - COUNTER_BITS
-    if not 0 <= info.visit < 2**bits or not 0 <= info.detector < 2**DETECTOR_BITS or n > 2**COUNTER_BITS:
-        raise BadInputError("The forced sources cannot be numbered", str(info), f"use visits below {2**bits}")
-    return source_ids(info.visit, info.detector, n)
 
 
 def _stack(old: Columns, new: Columns, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

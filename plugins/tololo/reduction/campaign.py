@@ -11,13 +11,19 @@ from typing import Any, Literal
 import sqlalchemy
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.apdb import LOCK_SECONDS, CampaignApdb, reachable, read_config, sql_config, where_is
+from tololo.reduction.apdb import LOCK_SECONDS, CampaignApdb
+from tololo.reduction.apdb_config import reachable, read_config, sql_config, where_is
+from tololo.reduction.apdb_schema import add_indexes, extended_schema
 from tololo.reduction.ledger import Ledger, writer_lock
 
 type Policy = Literal["use", "refuse", "reset"]
+type TemplatePolicy = Literal["refuse", "use"]
 type Outcome = Literal["created", "used", "reset"]
 
 CREATED = "tololo:created"
+VERSION = "tololo:template_version"
+ACCEPTED = "tololo:template_versions_accepted"
+"""Other versions of the template that an operator let in, separated by commas."""
 _ROWS = ("DiaObject", "DiaSource", "DiaForcedSource")
 _METADATA = "metadata"
 
@@ -47,13 +53,18 @@ class Campaign:
             "instrument": self.instrument,
             "tololo:campaign": self.name,
             "tololo:template": self.template,
-            "tololo:template_version": self.template_version,
+            VERSION: self.template_version,
         }
         return {key: value for key, value in records.items() if value}
 
 
 def create_apdb(
-    db_url: str, namespace: str | None, config_path: Path, campaign: Campaign, policy: Policy = "use"
+    db_url: str,
+    namespace: str | None,
+    config_path: Path,
+    campaign: Campaign,
+    policy: Policy = "use",
+    template_policy: TemplatePolicy = "refuse",
 ) -> Outcome:
     """Make an APDB as ``apdb-cli create-sql`` and ``apdb-cli metadata set`` do, and write its configuration.
 
@@ -71,6 +82,9 @@ def create_apdb(
     policy : `str`, optional
         What becomes of an existing APDB: ``use`` it if it was made for this campaign, ``refuse``, or
         ``reset`` (all its rows are lost).
+    template_policy : `str`, optional
+        What becomes of an existing APDB that was made for another version of the template: ``refuse`` it, or
+        ``use`` it and record this version beside the other.
 
     Returns
     -------
@@ -98,13 +112,17 @@ def create_apdb(
             # The record of what is done goes first: killed after this, no row passes for stored that is not.
             Ledger(engine, namespace).drop()
         if outcome != "used":
-            CampaignApdb.init_database(db_url, namespace=namespace, drop=state != "absent")
+            with extended_schema() as schema_file:
+                CampaignApdb.init_database(
+                    db_url, schema_file=schema_file, namespace=namespace, drop=state != "absent"
+                )
+        add_indexes(engine, namespace)
         config.db_url = CampaignApdb._update_sqlite_url(db_url)
         apdb = CampaignApdb(config)
         finished = apdb.metadata.get(CREATED) is not None or not apdb.is_empty()
         if policy == "refuse" and finished:
             raise BadInputError("The APDB exists", where, "choose another name, or policy use or reset")
-        _record(apdb, campaign, where, config_path)
+        _record(apdb, campaign, where, config_path, template_policy)
         _write_config(config, config_path)
     return outcome
 
@@ -131,7 +149,9 @@ def _state(
     return "half"
 
 
-def _record(apdb: CampaignApdb, campaign: Campaign, where: str, config_path: Path) -> None:
+def _record(
+    apdb: CampaignApdb, campaign: Campaign, where: str, config_path: Path, template_policy: TemplatePolicy
+) -> None:
     empty = apdb.is_empty()
     for key, wanted in campaign.records().items():
         known = apdb.metadata.get(key)
@@ -142,7 +162,9 @@ def _record(apdb: CampaignApdb, campaign: Campaign, where: str, config_path: Pat
                 f"if it is {wanted}, say so: apdb-cli metadata set {config_path} {key} {wanted};"
                 " else name another APDB",
             )
-        if known is not None and known != wanted:
+        if key == VERSION and known not in (None, wanted):
+            _accept_version(apdb, str(known), wanted, where, template_policy)
+        elif known is not None and known != wanted:
             what = f"The APDB was made for {key} {known}, not {wanted}"
             raise BadInputError(what, where, "name another APDB, or reset this one")
         if known is None:
@@ -151,13 +173,30 @@ def _record(apdb: CampaignApdb, campaign: Campaign, where: str, config_path: Pat
         apdb.metadata.set(CREATED, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), force=True)
 
 
+def _accept_version(
+    apdb: CampaignApdb, known: str, wanted: str, where: str, template_policy: TemplatePolicy
+) -> None:
+    """Let another version of the template in, once and for all, if that is the policy."""
+    accepted = [version for version in (apdb.metadata.get(ACCEPTED) or "").split(",") if version]
+    if wanted in accepted:
+        return
+    if template_policy == "refuse":
+        raise BadInputError(
+            f"The APDB was made for {VERSION} {known}, not {wanted}: a change of template looks like news",
+            where,
+            "name another APDB, reset this one, or set template_policy to use it all the same",
+        )
+    apdb.metadata.set(ACCEPTED, ",".join([*accepted, wanted]), force=True)
+
+
 def _write_config(config: Any, path: Path) -> None:
     if path.exists():
         try:
             known = read_config(path)
         except BadInputError:
-            known = sql_config("", None)
-        if (known.db_url, known.namespace) == (config.db_url, config.namespace):
+            known = None
+        places = [(getattr(c, "db_url", ""), getattr(c, "namespace", "")) for c in (known, config)]
+        if places[0] == places[1]:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 from lsst.images import VisitImage
+from lsst.images.psfs import PiffWrapper
+from numpy.typing import NDArray
 
+from tololo.facility.difference_limits import DifferenceLimits
+from tololo.facility.errors import NothingToDoError
 from tololo.reduction.formats.images import Planes, VisitContext, planes_of
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.obs_info import visit_of
@@ -17,19 +21,53 @@ from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.ids import source_ids
 from tololo.reduction.kernels.diasource import measure_difference
 from tololo.reduction.kernels.psf import PixelPsf
-from tololo.reduction.kernels.subtraction import Subtraction, subtract
+from tololo.reduction.kernels.subtraction import Method, Subtraction, subtract
+from tololo.reduction.reliability import BY_HAND, ReliabilityModel, reliability_by_hand
 from tololo.reduction.template import DetectorTemplate
 
 KERNEL_STAR_SNR = 20.0
 """Signal to noise of the stars that the PSF matching is fitted on."""
 
+METHODS: tuple[Method, ...] = ("alard_lupton", "zogy")
+
 _FLAG_PLANES = {
-    "bad": "BAD",
-    "saturated": "SATURATED",
-    "cr": "COSMIC_RAY",
-    "edge": "NO_DATA",
-    "interpolated": "INTERPOLATED",
+    "bad": BIT["BAD"],
+    "saturated": BIT["SATURATED"],
+    "cr": BIT["COSMIC_RAY"],
+    "edge": BIT["NO_DATA"] | BIT["DETECTION_EDGE"],
+    "nodata": BIT["NO_DATA"],
+    "interpolated": BIT["INTERPOLATED"],
+    "suspect": BIT["SUSPECT"],
+    "streak": BIT["STREAK"],
+    "saturatedTemplate": BIT["SATURATED_TEMPLATE"],
+    "inexactPsf": BIT["INEXACT_PSF"],
+    "injected": 1 << 20,
 }
+"""Bits of the columns pixelFlags_*."""
+
+_INJECTED_PLANE = "INJECTED"
+"""Mask plane of images with injected sources, which no other image has."""
+
+
+@dataclass(frozen=True)
+class DifferenceSettings:
+    """How detectors are differenced.
+
+    Attributes
+    ----------
+    threshold : `float`
+        Detection limit on the score, sigma.
+    method : `str`
+        ``alard_lupton`` or ``zogy``.
+    limits : `DifferenceLimits`
+    model : `ReliabilityModel`, optional
+        Without one the reliability is a ranking set by hand.
+    """
+
+    threshold: float = 5.0
+    method: Method = "alard_lupton"
+    limits: DifferenceLimits = field(default_factory=DifferenceLimits)
+    model: ReliabilityModel | None = None
 
 
 @dataclass
@@ -53,7 +91,9 @@ class Difference:
         )
 
 
-def difference(science: VisitImage, stars: Table, template: DetectorTemplate, threshold: float) -> Difference:
+def difference(
+    science: VisitImage, stars: Table, template: DetectorTemplate, settings: DifferenceSettings
+) -> Difference:
     """Match the PSFs, subtract, detect and measure.
 
     Parameters
@@ -64,16 +104,14 @@ def difference(science: VisitImage, stars: Table, template: DetectorTemplate, th
         Its sources (`single_visit_star`).
     template : `DetectorTemplate`
         On the same pixels.
-    threshold : `float`
-        Detection limit, sigma.
+    settings : `DifferenceSettings`
 
     Raises
     ------
     NothingToDoError
-        Too few pixels or stars are left to fit a kernel on.
+        There is no PSF model, or too few pixels or stars are left to fit a kernel on.
     """
-    planes = planes_of(science)
-    psf = from_piff(science.psf)
+    planes, psf = planes_of(science), _psf_of(science)
     ny, nx = planes.image.shape
     chosen = stars[(np.asarray(stars["snr"]) > KERNEL_STAR_SNR) & ~np.asarray(stars["flags"], dtype=bool)]
     result = subtract(
@@ -88,6 +126,9 @@ def difference(science: VisitImage, stars: Table, template: DetectorTemplate, th
         science_fwhm=psf.fwhm((nx - 1) / 2, (ny - 1) / 2),
         template_fwhm=template.fwhm,
         science_psf=psf,
+        template_psf=template.psf,
+        template_covariance=template.covariance,
+        method=settings.method,
     )
     bits = _bits(planes, template.planes, result)
     context = VisitContext.from_visit_image(science)
@@ -97,22 +138,30 @@ def difference(science: VisitImage, stars: Table, template: DetectorTemplate, th
         planes.variance,
         planes.bad,
         psf,
-        planes={name: (bits & BIT[plane]) != 0 for name, plane in _FLAG_PLANES.items()},
-        inexact=(bits & BIT["INEXACT_PSF"]) != 0,
-        threshold=threshold,
+        bits=_with_injected(bits, science),
+        planes=_FLAG_PLANES,
+        threshold=settings.threshold,
+        limits=settings.limits,
         pixel_scale=science.summary_stats.pixelScale,
     )
+    model = settings.model
+    columns["reliability"] = reliability_by_hand(columns) if model is None else model.apply(columns)
+    version = BY_HAND if model is None else model.version
+    columns["reliabilityVersion"] = np.full(len(columns["x"]), version)
     return Difference(
         Planes(result.difference, result.variance, bits),
         result.psf,
         _table(columns, context),
         {
+            "METHOD": result.method,
             "CONVOLVED": result.convolved,
             "FITTED ON": result.fitted_on,
             "KERNEL STARS": result.n_stars,
             "FLUX RATIO": result.flux_ratio,
             "NOISE RATIO": result.noise_ratio,
             "DECORRELATED": result.decorrelated,
+            "SCORE SCATTER": result.score_scatter,
+            "RELIABILITY": version,
         },
     )
 
@@ -128,12 +177,20 @@ def _bits(science: Planes, template: Planes, result: Subtraction) -> Any:
 
 
 def _table(columns: dict[str, Any], context: VisitContext) -> Table:
-    """Add ids, time and sky position to what the pixels give."""
+    """Add ids, time and sky position to what the pixels give; angles become bearings (east of north)."""
     visit, n = visit_of(context.obs_info), len(columns["x"])
     x, y = np.asarray(columns["x"]), np.asarray(columns["y"])
-    ra, dec = pixel_to_sky(context.sky_projection, x, y)
-    ra_next, dec_next = pixel_to_sky(context.sky_projection, x + 1, y)
+    projection = context.sky_projection
+    ra, dec = pixel_to_sky(projection, x, y)
+    ra_next, dec_next = pixel_to_sky(projection, x + 1, y)
     scale = np.hypot((ra_next - ra) * np.cos(np.radians(dec)), dec_next - dec)
+    columns = dict(columns)
+    trail_x, trail_y = columns.pop("trailX"), columns.pop("trailY")
+    columns["trailRa"], columns["trailDec"] = pixel_to_sky(projection, trail_x, trail_y)
+    for name in ("dipoleAngle", "trailAngle"):
+        columns[name] = bearing(projection, x, y, np.asarray(columns[name]))
+    # A line has no direction.
+    columns["trailAngle"] = np.mod(columns["trailAngle"], 180.0)
     return Table(
         {
             "diaSourceId": source_ids(visit, context.detector, n),
@@ -148,3 +205,34 @@ def _table(columns: dict[str, Any], context: VisitContext) -> Table:
             **{name: np.asarray(values) for name, values in columns.items()},
         }
     )
+
+
+def bearing(
+    projection: Any, x: NDArray[np.float64], y: NDArray[np.float64], angle: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return directions on the pixels (degrees from x towards y) as bearings, degrees from north to east.
+
+    From -180 to 180; NaN where the direction or the position is.
+    """
+    radians = np.radians(angle)
+    ra, dec = pixel_to_sky(projection, x, y)
+    ra_next, dec_next = pixel_to_sky(projection, x + np.cos(radians), y + np.sin(radians))
+    east = ((ra_next - ra + 180.0) % 360.0 - 180.0) * np.cos(np.radians(dec))
+    return np.asarray(np.degrees(np.arctan2(east, dec_next - dec)))
+
+
+def _psf_of(science: VisitImage) -> PixelPsf:
+    if not isinstance(science.psf, PiffWrapper):
+        raise NothingToDoError(
+            "The visit image has no PSF model that can be used", "difference imaging", "calibrate it again"
+        )
+    return from_piff(science.psf)
+
+
+def _with_injected(bits: NDArray[np.int32], science: VisitImage) -> NDArray[np.int32]:
+    """Add the plane of injected sources, of which the joined mask knows nothing."""
+    if _INJECTED_PLANE not in science.mask.schema.names:
+        return bits
+    marked = bits.copy()
+    marked[science.mask.get(_INJECTED_PLANE)] |= _FLAG_PLANES["injected"]
+    return marked

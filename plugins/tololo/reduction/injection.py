@@ -220,8 +220,9 @@ def truth_table(scene: Scene, image: VisitImage, placed: Placed, added: Added) -
     truth : `astropy.table.Table`
         The catalogue's columns with ``visit, detector, x, y`` (pixels), ``flux`` (nJy, of the magnitude),
         ``flux_added`` (nJy, of the photons on the detector), ``snr`` (what a fit of its own shape can reach),
-        ``inside`` (its centre lies on the detector), ``masked`` (something else than its own light makes its
-        core unusable) and ``saturated``.
+        ``snr_beneath`` (of the light of the same shape that lies there without it), ``inside`` (its centre
+        lies on the detector), ``masked`` (something else than its own light makes its core unusable) and
+        ``saturated``.
     """
     (ny, nx), planes, table = scene.shape, planes_of(image), placed.table
     x, y = np.asarray(table["x"]), np.asarray(table["y"])
@@ -235,13 +236,24 @@ def truth_table(scene: Scene, image: VisitImage, placed: Placed, added: Added) -
     truth["detector"] = np.full(len(table), scene.detector, np.int16)
     truth["flux_added"] = added.flux
     truth["snr"] = np.sqrt(np.array(information, dtype=float))
+    truth["snr_beneath"] = _beneath(scene, placed)
     truth["inside"] = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
     truth["masked"] = np.array(masked, dtype=bool)
     truth["saturated"] = added.saturated
     return truth
 
 
-def marked(image: VisitImage, placed: Placed) -> VisitImage:
+def _beneath(scene: Scene, placed: Placed) -> NDArray[np.float64]:
+    """Fit each source's shape to the image without it; what is left is told in sigma, 0 where nothing is."""
+    planes = planes_of(scene.image)
+    weight = np.where(planes.bad, 0.0, 1 / np.where(planes.bad, 1.0, planes.variance))
+    light = np.where(planes.bad, 0.0, planes.image)
+    found = [np.sum(s.light * light[s.box] * weight[s.box]) for s in placed.stamps]
+    information = np.array([np.sum(s.light**2 * weight[s.box]) for s in placed.stamps], dtype=float)
+    return np.asarray(np.array(found, dtype=float) / np.sqrt(np.maximum(information, 1e-30)))
+
+
+def marked[I: VisitImage](image: I, placed: Placed) -> I:
     """Return a copy of an image with the mask planes of injected sources, which no other image has.
 
     A copy, because an image may bring planes that are compressed for its file already, without these.
@@ -256,7 +268,7 @@ def marked(image: VisitImage, placed: Placed) -> VisitImage:
     mask.set("INJECTED_CORE", core)
     result = image.copy()
     result.mask = mask
-    return result
+    return result  # type: ignore[return-value]
 
 
 def stacked(shards: Iterable[Table]) -> Table:

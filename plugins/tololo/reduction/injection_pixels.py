@@ -1,4 +1,4 @@
-"""How injected sources come into the pixels of the archive's files: the counts of raws, InstCal's planes.
+"""How injected sources come into pixels: the counts of raws, InstCal's planes, calibrated visit images.
 
 Photons arrive at random, from a seed that visit, detector and source fix: a source is the same in every run,
 whatever others there are.
@@ -10,10 +10,12 @@ import math
 from typing import Any
 
 import numpy as np
-from lsst.images import Image
+from lsst.images import Image, VisitImage
 from numpy.typing import NDArray
 
+from tololo.facility.scorecard import GAIN
 from tololo.reduction.formats.dqmask import has_codes
+from tololo.reduction.formats.images import planes_of
 from tololo.reduction.formats.instcal import InstcalPixels
 from tololo.reduction.formats.raw import RawDetector
 from tololo.reduction.injection import Added, Placed, Scene
@@ -21,6 +23,15 @@ from tololo.reduction.kernels.isr import MIN_FLAT
 
 _BEYOND_FULL = 1 << 20
 """ADU; more than any pixel holds, and less than would not fit into a count when sources overlap."""
+
+FULL_WELL = 35000.0
+"""ADU; where a visit image is saturated at the latest, unless brighter pixels of it are not."""
+
+BRIGHT = 30.0
+"""Sigma of the sky; pixels above it tell how the variance grows with the light."""
+
+ENOUGH = 50
+"""So many of them are believed."""
 
 
 def add_to_raw(
@@ -113,6 +124,60 @@ def add_to_instcal(
     else:
         mask.array[full] |= 2
     return (image, weight, mask), Added(flux, _saturated(full, placed))
+
+
+def add_to_visit(scene: Scene, placed: Placed) -> tuple[VisitImage, Added]:
+    """Add sources to a calibrated visit image, whose variance and mask follow.
+
+    Parameters
+    ----------
+    scene : `Scene`
+        Its image is left as it is.
+    placed : `Placed`
+
+    Returns
+    -------
+    image : `lsst.images.VisitImage`
+        nJy.
+    added : `Added`
+    """
+    planes, njy_per_electron = planes_of(scene.image), electron_of(scene)
+    bad = planes.bad
+    flux = np.zeros(len(placed))
+    light, noise = np.zeros(scene.shape), np.zeros(scene.shape)
+    for stamp in placed.stamps:
+        arrived = _arrive(stamp.light / njy_per_electron, _random(scene, placed.table[stamp.row]))
+        light[stamp.box] += arrived * njy_per_electron
+        # The expected light, not that which came: a variance that knows the noise favours faint pixels.
+        noise[stamp.box] += np.maximum(stamp.light, 0) * njy_per_electron
+        flux[stamp.row] = float(arrived.sum()) * njy_per_electron
+    sky = float(np.nan_to_num(scene.image.summary_stats.skyBg))
+    brightest = float(planes.image[~bad].max()) if not bad.all() else 0.0
+    limit = max(brightest, (FULL_WELL - sky) * scene.njy_per_adu)
+    image = scene.image.copy()
+    image.image.array[...] += light.astype(np.float32)
+    image.variance.array[...] += noise.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        full = (light != 0) & (image.image.array > limit)
+    image.mask.set("SATURATED", image.mask.get("SATURATED") | full)
+    return image, Added(flux, _saturated(full, placed))
+
+
+def electron_of(scene: Scene) -> float:
+    """Return what one electron is in a visit image, nJy: by how much the variance grows with the light.
+
+    Without enough bright pixels to tell, the camera's mean gain is taken.
+    """
+    planes = planes_of(scene.image)
+    good = ~planes.bad
+    if good.any():
+        sky = float(np.median(planes.variance[good]))
+        bright = good & (planes.image > BRIGHT * math.sqrt(sky))
+        if np.count_nonzero(bright) >= ENOUGH:
+            grown = np.asarray(planes.variance[bright] - sky, float) / planes.image[bright]
+            if (slope := float(np.median(grown))) > 0:
+                return slope
+    return scene.njy_per_adu / GAIN
 
 
 def _random(scene: Scene, source: Any) -> np.random.Generator:

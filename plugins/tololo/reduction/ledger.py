@@ -1,8 +1,9 @@
-"""Which detectors of which visits an APDB holds, and who may write to it.
+"""Which detectors of which visits an APDB holds, which it has to take again, and who may write to it.
 
-The ledger is one table beside the LSST tables, ``tololo_visit_detector``. Its rows are written in the
-transaction that stores the rows of a detector, so that it tells what is done even where there was nothing to
-store.
+The ledger is two tables beside the LSST tables. ``tololo_visit_detector`` has a row for each detector of a
+visit that is stored, in the order of storing; it is written in the transaction that stores the rows of the
+detector, so that it tells what is done even where there was nothing to store. ``tololo_waiting`` has a row
+for each detector that was withdrawn in order to be stored again after an earlier visit.
 """
 
 from __future__ import annotations
@@ -21,51 +22,67 @@ from tololo.facility.nights import night_of_mjd_tai
 from tololo.reduction.association import AssociationResult, StoredVisit, VisitInfo
 
 TABLE = "tololo_visit_detector"
+WAITING = "tololo_waiting"
 _POLL_SECONDS = 0.1
 
 
 class Ledger:
-    """The table of what is stored.
+    """The tables of what is stored and of what waits to be stored again.
 
     Parameters
     ----------
     engine : `sqlalchemy.engine.Engine`
     namespace : `str` or `None`
         Schema of PostgreSQL that holds the APDB.
+
+    Attributes
+    ----------
+    table, waiting_table : `sqlalchemy.Table`
     """
 
     def __init__(self, engine: sqlalchemy.Engine, namespace: str | None) -> None:
         column, integer, double = sqlalchemy.Column, sqlalchemy.Integer, sqlalchemy.Double
+        metadata = sqlalchemy.MetaData(schema=namespace)
         self._engine = engine
-        self._table = sqlalchemy.Table(
+        self.table = sqlalchemy.Table(
             TABLE,
-            sqlalchemy.MetaData(schema=namespace),
+            metadata,
             column("visit", sqlalchemy.BigInteger, primary_key=True, autoincrement=False),
             column("detector", sqlalchemy.SmallInteger, primary_key=True, autoincrement=False),
+            column("sequence", sqlalchemy.BigInteger, nullable=False, unique=True),
             column("night", integer, nullable=False),
             column("band", sqlalchemy.Text, nullable=False),
             column("midpointMjdTai", double, nullable=False),
+            column("validityStartMjdTai", double, nullable=False),
             column("nDiaSources", integer, nullable=False),
             column("nRejected", integer, nullable=False),
             column("nNewDiaObjects", integer, nullable=False),
             column("nDiaForcedSources", integer, nullable=False),
             column("timeProcessedMjdTai", double, nullable=False),
             sqlalchemy.Index(f"{TABLE}_midpoint", "midpointMjdTai"),
+            sqlalchemy.Index(f"{TABLE}_night", "night"),
+        )
+        self.waiting_table = sqlalchemy.Table(
+            WAITING,
+            metadata,
+            column("visit", sqlalchemy.BigInteger, primary_key=True, autoincrement=False),
+            column("detector", sqlalchemy.SmallInteger, primary_key=True, autoincrement=False),
+            column("night", integer, nullable=False),
         )
 
     def create(self) -> None:
-        """Make the table where it is missing."""
-        self._table.create(self._engine, checkfirst=True)
+        """Make the tables where they are missing."""
+        self.table.metadata.create_all(self._engine)
 
     def drop(self) -> None:
         """Forget everything."""
-        self._table.drop(self._engine, checkfirst=True)
+        self.table.metadata.drop_all(self._engine)
 
     def stored(self, visit: int, detector: int) -> AssociationResult | None:
         """Return what is stored of a detector of a visit, or `None`."""
-        c = self._table.c
+        c = self.table.c
         with self._engine.begin() as connection:
-            query = self._table.select().where(c.visit == visit, c.detector == detector)
+            query = self.table.select().where(c.visit == int(visit), c.detector == int(detector))
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
@@ -82,26 +99,46 @@ class Ledger:
 
     def latest(self) -> StoredVisit | None:
         """Return the latest visit, by its midpoint."""
-        return latest_of(self._engine, self._table)
+        return latest_of(self._engine, self.table)
+
+    def nights(self) -> list[int]:
+        """Return the nights of which something is stored."""
+        return self._nights(self.table)
+
+    def waiting(self) -> list[int]:
+        """Return the nights of which something has to be stored again."""
+        return self._nights(self.waiting_table)
 
     def counts(self) -> tuple[int, int]:
         """Return the number of visits and of detectors of visits."""
-        visits = sqlalchemy.func.count(sqlalchemy.distinct(self._table.c.visit))
-        query = sqlalchemy.select(visits, sqlalchemy.func.count()).select_from(self._table)
+        visits = sqlalchemy.func.count(sqlalchemy.distinct(self.table.c.visit))
+        query = sqlalchemy.select(visits, sqlalchemy.func.count()).select_from(self.table)
         with self._engine.begin() as connection:
             row = connection.execute(query).one()
         return int(row[0]), int(row[1])
 
-    def insert(self, connection: sqlalchemy.Connection, info: VisitInfo, result: AssociationResult) -> None:
-        """Record a detector of a visit in a transaction that is open."""
+    def insert(
+        self, connection: sqlalchemy.Connection, info: VisitInfo, result: AssociationResult, valid_from: float
+    ) -> None:
+        """Record a detector of a visit in a transaction that is open; it waits no more.
+
+        ``valid_from`` is the time (MJD TAI) from which its versions of diaObjects are valid, as stored.
+        """
+        waiting = self.waiting_table
+        mine = (waiting.c.visit == info.visit, waiting.c.detector == info.detector)
+        connection.execute(waiting.delete().where(*mine))
+        last = sqlalchemy.func.max(self.table.c.sequence)
+        sequence = connection.execute(sqlalchemy.select(sqlalchemy.func.coalesce(last, 0))).scalar_one() + 1
         connection.execute(
-            self._table.insert(),
+            self.table.insert(),
             {
                 "visit": info.visit,
                 "detector": info.detector,
+                "sequence": sequence,
                 "night": info.night,
                 "band": info.band,
                 "midpointMjdTai": info.midpoint,
+                "validityStartMjdTai": valid_from,
                 "nDiaSources": result.sources,
                 "nRejected": result.rejected,
                 "nNewDiaObjects": result.new_objects,
@@ -109,6 +146,20 @@ class Ledger:
                 "timeProcessedMjdTai": float(Time.now().tai.mjd),
             },
         )
+
+    def give_up(self, night: int) -> list[int]:
+        """Let nothing of a night wait any more; returns the visits that did."""
+        waiting = self.waiting_table
+        query = sqlalchemy.select(waiting.c.visit).where(waiting.c.night == night).distinct()
+        with self._engine.begin() as connection:
+            visits = sorted(connection.execute(query).scalars())
+            connection.execute(waiting.delete().where(waiting.c.night == night))
+        return visits
+
+    def _nights(self, table: sqlalchemy.Table) -> list[int]:
+        query = sqlalchemy.select(table.c.night).distinct().order_by(table.c.night)
+        with self._engine.begin() as connection:
+            return list(connection.execute(query).scalars())
 
 
 def latest_of(engine: sqlalchemy.Engine, *tables: sqlalchemy.Table) -> StoredVisit | None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, NoReturn
 from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 
 from tololo.facility.configuration import facility
-from tololo.facility.nights import night_bounds
 from tololo.hooks.night_files import moved_before
 from tololo.params import night_of
-from tololo.sensors.waiting import FacilitySensor
+from tololo.sensors.waiting import FacilitySensor, night_deadline
 from tololo.triggers.night_files import NightFilesTrigger
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class NightFilesSensor(FacilitySensor):
 
     def execute(self, context: Context) -> int:
         """Look, and wait as long as the night's files may come."""
-        self.timeout = max(0.0, self._deadline(context) - time.time())
+        self.timeout = max(0.0, night_deadline(context) - time.time())
         try:
             return super().execute(context)
         except AirflowSkipException:
@@ -48,7 +47,7 @@ class NightFilesSensor(FacilitySensor):
             night=night_of(context),
             source=params["source"],
             proc_types=params["proc_types"],
-            deadline=self._deadline(context),
+            deadline=night_deadline(context),
             poke_interval=self.poke_interval,
         )
 
@@ -63,8 +62,3 @@ class NightFilesSensor(FacilitySensor):
             context["task_state_store"].set("progress", str(reason))
             raise AirflowSkipException(str(reason)) from None
         raise reason
-
-    @staticmethod
-    def _deadline(context: Context) -> float:
-        end = night_bounds(night_of(context))[1]
-        return end.timestamp() + 3600.0 * float(context["params"]["wait"])

@@ -1,18 +1,24 @@
-"""The sensor that waits for templates."""
+"""The sensors that wait for templates."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 
 from tololo.facility.configuration import facility
-from tololo.facility.errors import BadInputError
+from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.facility.nights import parse_night
 from tololo.facility.waiting import names_in
-from tololo.params import NIGHT, data_query
-from tololo.sensors.waiting import ButlerSensor
+from tololo.params import NIGHT, data_query, night_of
+from tololo.sensors.waiting import ButlerSensor, night_deadline
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from tololo.triggers.waiting import WaitTrigger
 
 NIGHTS_VISITS = ("instrument = 'DECam'", f"visit.day_obs = {NIGHT}")
 
@@ -31,6 +37,7 @@ class TemplateCoverageSensor(ButlerSensor):
         of the params ``detectors`` and ``where``; by default the night's.
     :param image: dataset type of the visit images (templated).
     :param template: dataset type of the templates (templated).
+    :param own_night: night whose visits must not be in a template (templated); empty: any may.
     :param conn_id: connection of the repository (templated).
 
     Returns the number of patches with a template. Further arguments are those of `FacilitySensor`.
@@ -45,6 +52,7 @@ class TemplateCoverageSensor(ButlerSensor):
         "where_terms",
         "image",
         "template",
+        "own_night",
         "conn_id",
     )
 
@@ -58,6 +66,7 @@ class TemplateCoverageSensor(ButlerSensor):
         where_terms: Sequence[str] = NIGHTS_VISITS,
         image: str = "visit_image",
         template: str = "template_coadd",
+        own_night: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -68,6 +77,7 @@ class TemplateCoverageSensor(ButlerSensor):
         self.where_terms = where_terms
         self.image = image
         self.template = template
+        self.own_night = own_night
 
     def question_arguments(self, context: Context) -> dict[str, Any]:
         """Return which patches, by which visits, and where the templates are."""
@@ -79,6 +89,7 @@ class TemplateCoverageSensor(ButlerSensor):
             "where": data_query(context["params"], *self.where_terms),
             "skymap": self.skymap or facility().skymap,
             "coverage": self._fraction(),
+            "own_night": parse_night(self.own_night) if self.own_night else None,
         }
 
     def _fraction(self) -> float:
@@ -91,3 +102,47 @@ class TemplateCoverageSensor(ButlerSensor):
                 f"{self.coverage!r} is no fraction of the patches", f"task {self.task_id}", "give 0 to 1"
             )
         return fraction
+
+
+class NightTemplatesSensor(TemplateCoverageSensor):
+    """Wait until the template covers a night's visits, ``wait`` hours after the end of the night at most.
+
+    Then what is covered must do, or the task fails, as ``when_partial`` says; where nothing is covered it is
+    skipped. A night that ended longer ago is not waited for. In each case what is missing is named: band,
+    tract and patches, and where the template is made of the night itself.
+
+    Reads the param ``wait``.
+
+    :param when_partial: ``go_on`` or ``stop`` (templated).
+
+    Further arguments are those of `TemplateCoverageSensor`.
+    """
+
+    template_fields: Sequence[str] = (*TemplateCoverageSensor.template_fields, "when_partial")
+
+    def __init__(self, *, when_partial: str = "{{ params.partial }}", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.when_partial = when_partial
+
+    def execute(self, context: Context) -> int:
+        """Look, and wait as long as templates are waited for."""
+        self.timeout = max(0.0, night_deadline(context) - time.time())
+        return super().execute(context)
+
+    def make_trigger(self, context: Context, deadline: float) -> WaitTrigger:
+        """Return the trigger that asks, and is content with a part when the time is up."""
+        from tololo.triggers.questions import QuestionTrigger
+
+        trigger = super().make_trigger(context, deadline)
+        assert isinstance(trigger, QuestionTrigger)
+        trigger.go_on = self.when_partial == "go_on"
+        return trigger
+
+    def _end(self, context: Context, reason: BaseException) -> NoReturn:
+        """Skip a night that nothing covers; what is wrong fails."""
+        if isinstance(reason, AirflowSensorTimeout) and not self._found():
+            what = f"No template can be subtracted from night {night_of(context)}"
+            message = str(NothingToDoError(what, str(reason), "run template_coadds"))
+            context["task_state_store"].set("progress", message)
+            raise AirflowSkipException(message) from None
+        raise reason

@@ -16,6 +16,8 @@ from airflow.sdk.exceptions import (
 )
 
 from tololo.facility.errors import TololoError
+from tololo.facility.nights import night_bounds
+from tololo.params import night_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -45,6 +47,7 @@ class FacilitySensor(BaseSensorOperator):
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.deferrable = deferrable
         self._trigger: WaitTrigger | None = None
+        self._seen = 0
 
     def make_trigger(self, context: Context, deadline: float) -> WaitTrigger:
         """Return the trigger that looks for what this sensor waits for, until a deadline."""
@@ -81,14 +84,13 @@ class FacilitySensor(BaseSensorOperator):
             self._end(context, error)
         except (AirflowSensorTimeout, AirflowSkipException) as error:
             self._end(context, error.__cause__ or self._too_late())
-        self.log.info("Ready, %d found", self._found())
-        return self._found()
+        return self._ready(self._trigger.message() if self._trigger and self._trigger.missing else "")
 
     def execute_complete(self, context: Context, event: Waited) -> int:
         """Go on when the trigger has ended."""
+        self._trigger, self._seen = None, event["found"]
         if event["outcome"] == "ready":
-            self.log.info("Ready, %d found", event["found"])
-            return event["found"]
+            return self._ready(event["message"])
         if event["outcome"] == "timeout":
             self._end(context, self._too_late(event["message"]))
         self._end(context, AirflowFailException(event["message"]))
@@ -118,8 +120,19 @@ class FacilitySensor(BaseSensorOperator):
             raise AirflowSkipException(str(reason)) from None
         raise reason
 
+    def _ready(self, lacking: str) -> int:
+        if lacking:
+            self.log.warning("Going on with what is there; %s", lacking)
+        self.log.info("Ready, %d found", self._found())
+        return self._found()
+
     def _found(self) -> int:
-        return self._trigger.found if self._trigger is not None else 0
+        return self._trigger.found if self._trigger is not None else self._seen
+
+
+def night_deadline(context: Context) -> float:
+    """Return when a run stops waiting for its night: ``wait`` hours after its end, in seconds since 1970."""
+    return night_bounds(night_of(context))[1].timestamp() + 3600.0 * float(context["params"]["wait"])
 
 
 class ButlerSensor(FacilitySensor):

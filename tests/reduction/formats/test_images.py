@@ -13,7 +13,7 @@ from lsst.images.cells import CellCoadd
 from lsst.images.serialization import read_archive, write_archive
 
 from reduction.chain import Simulation
-from tololo.reduction.coadd import cell_psfs
+from tololo.reduction.coadd_input import cell_psfs
 from tololo.reduction.formats.images import Planes, VisitContext, patch_cells, planes_of, snap_to_cells
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.psfs import from_piff

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from tololo.reduction.kernels.covariance import resampled_covariance
+from tololo.reduction.kernels.psf import PixelPsf
+from tololo.reduction.kernels.warp import STEP, grid_of, warp
 
 BETA = 3.0
 SATURATION = 60_000.0
@@ -18,6 +22,18 @@ def moffat(fwhm, dx=0.0, dy=0.0, side=STAMP, ellipticity=0.0):
     core = fwhm / 2 / np.sqrt(2 ** (1 / BETA) - 1)
     r2 = ((x - dx) / (1 + ellipticity)) ** 2 + ((y - dy) * (1 + ellipticity)) ** 2
     return (1 + r2 / core**2) ** -BETA * (BETA - 1) / (np.pi * core**2)
+
+
+def model_psf(fwhm, side, variation=0.03, size=35):
+    """The PSF that `make_pair` simulates with, as a model that is linear in x and y."""
+    middle, scale = (side - 1) / 2, side / 2
+    u, v = (grid.ravel() for grid in np.meshgrid([-0.9, 0.0, 0.9], [-0.9, 0.0, 0.9]))
+    stamps = [
+        moffat(fwhm * (1 + variation * scale * (a - b) / side), side=size) for a, b in zip(u, v, strict=True)
+    ]
+    terms = np.stack([np.ones_like(u), u, v], axis=1)
+    found = np.tensordot(np.linalg.pinv(terms), np.array(stamps), 1)
+    return PixelPsf(found, 1, (middle, middle), (scale, scale))
 
 
 def exponential(fwhm, dx, dy, scale, ellipticity=0.0):
@@ -44,6 +60,8 @@ class Pair:
     science_fwhm: float
     template_fwhm: float
     flux_ratio: float
+    clean_template: np.ndarray
+    template_sky_variance: float
 
     def planes(self):
         return (
@@ -60,6 +78,54 @@ def place(image, stamp, x, y):
     c, d = min(stamp.shape[1], nx - x0), min(stamp.shape[0], ny - y0)
     if a < c and b < d:
         image[y0 + b : y0 + d, x0 + a : x0 + c] += stamp[b:d, a:c]
+
+
+def resampled_noise(side, variance, visits=3, seed=5):
+    """Noise of the mean of dithered and turned visits on a tract, brought to a detector, and its variance.
+
+    The variance is the one that `warp` propagates, which takes pixels for independent.
+    """
+    rng = np.random.default_rng(seed)
+
+    def turned(planes, size):
+        turn, shift, middle = rng.uniform(-0.01, 0.01), rng.uniform(0, 5, 2), (planes[0].shape[0] - 1) / 2
+
+        def there(x, y):
+            x, y = x - (size - 1) / 2, y - (size - 1) / 2
+            c, s = np.cos(turn), np.sin(turn)
+            return x * c - y * s + middle + shift[0], x * s + y * c + middle + shift[1]
+
+        none = np.zeros(planes[0].shape, bool)
+        moved = warp(*planes, none.astype(np.int32), none, *grid_of(there, (size, size)), STEP, (size, size))
+        return moved.image, moved.variance
+
+    each = (variance * visits, (side + 80, side + 80))
+    inputs = [
+        turned(
+            (
+                rng.normal(0, np.sqrt(each[0]), each[1]).astype(np.float32),
+                np.full(each[1], each[0], np.float32),
+            ),
+            side + 40,
+        )
+        for _ in range(visits)
+    ]
+    tract = np.mean([i for i, _ in inputs], axis=0), np.sum([v for _, v in inputs], axis=0) / visits**2
+    return turned(tuple(plane.astype(np.float32) for plane in tract), side)
+
+
+def resampled_twice(pair):
+    """The pair with a template of which the noise was resampled twice, and that noise's covariance.
+
+    The noise of the sky is scaled with that of the light, which varies more slowly than pixels share it.
+    """
+    noise, variance = resampled_noise(pair.template.shape[0], pair.template_sky_variance)
+    share = pair.template_variance / pair.template_sky_variance
+    template = np.where(pair.saturated, pair.template, pair.clean_template + noise * np.sqrt(share))
+    changed = replace(
+        pair, template=template.astype(np.float32), template_variance=(variance * share).astype(np.float32)
+    )
+    return changed, resampled_covariance([1.0, 1.0])
 
 
 def make_pair(
@@ -167,6 +233,7 @@ def make_pair(
     science_variance = np.maximum(science, 0) + sky
     template_variance = (np.maximum(template, 0) + sky) / template_depth
     ramp = gradient * np.linspace(-1, 1, side)[None, :] * np.linspace(-1, 1, side)[:, None]
+    clean_template = template.copy()
     science = science + rng.normal(size=science.shape) * np.sqrt(science_variance) + ramp
     template = template + rng.normal(size=science.shape) * np.sqrt(template_variance)
     science[saturated] = SATURATION - sky
@@ -177,4 +244,5 @@ def make_pair(
         *(template.astype(f4), template_variance.astype(f4), template_bad),
         saturated | template_saturated,
         *(stars, galaxies, transients, science_fwhm, template_fwhm, flux_ratio),
+        *(clean_template, sky / template_depth),
     )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.kernels.stack import median_variance_factor, stack
+from tololo.reduction.kernels.order import median_variance_factor
+from tololo.reduction.kernels.stack import stack
 
 from .difference_pair import moffat
 

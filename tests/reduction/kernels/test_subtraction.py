@@ -5,8 +5,8 @@ import pytest
 from scipy.signal import convolve2d
 
 from tololo.facility.errors import BadInputError, NothingToDoError
-from tololo.reduction.kernels.convolution import convolve_blocks, pad
-from tololo.reduction.kernels.decorrelation import whitening_kernel
+from tololo.reduction.kernels.convolution import convolve_blocks, pad, trim
+from tololo.reduction.kernels.decorrelation import Noise, whiten
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.subtraction import subtract
 
@@ -52,7 +52,8 @@ def test_the_whitening_kernel_whitens():
     kernel *= 0.9 / kernel.sum()
     science, template = rng.normal(size=(2, 600, 600)) * np.array([1.0, 3.0])[:, None, None]
     difference = science[10:-10, 10:-10] - convolve2d(template, kernel, "valid")
-    whitening = whitening_kernel(kernel, 3.0**2, 1.0)
+    found = whiten(kernel[None], Noise(3.0**2), Noise(1.0))
+    whitening = found.kernels[0]
     white = convolve2d(difference, whitening, "valid")
 
     def correlation(z):
@@ -62,6 +63,18 @@ def test_the_whitening_kernel_whitens():
     assert correlation(difference) > 0.1
     assert abs(correlation(white)) < 0.02
     assert white.var() == pytest.approx(1.0 + 0.9**2 * 3.0**2, rel=0.03)
+    assert found.correlated[0] == pytest.approx(1.0)
+    assert white.var() == pytest.approx(found.gain[0] * difference.var(), rel=0.02)
+
+
+def test_rings_that_hold_nothing_are_cut_off_a_kernel():
+    y, x = np.mgrid[-10:11, -10:11]
+    narrow = np.exp(-(x**2 + y**2) / (2 * 1.2**2))
+    kernels = np.stack([narrow, np.exp(-(x**2 + y**2) / 2)])[None]
+    cut = trim(kernels, 1e-4)
+    assert 9 <= cut.shape[-1] < 15
+    assert cut[0, 0].sum() == pytest.approx(narrow.sum(), rel=1e-4)
+    np.testing.assert_array_equal(trim(np.ones((1, 1, 9, 9)), 1e-4), np.ones((1, 1, 9, 9)))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +123,8 @@ def test_noise_of_an_equally_deep_template_is_white_after_decorrelation():
     assert abs(neighbour_correlation(plain)) > 0.03
     for result in (plain, white):
         assert 0.97 < result.noise_ratio < 1.03
+    assert white.score_scatter == pytest.approx(1.0, abs=0.04)
+    assert plain.score_scatter > 1.1  # neighbours share noise that the score takes for independent
 
 
 @pytest.mark.parametrize("science_fwhm", [3.0, 4.6])
@@ -153,6 +168,57 @@ def test_variable_stars_are_left_out_of_the_fit():
     result = difference_of(pair)
     assert result.flux_ratio == pytest.approx(pair.flux_ratio, rel=0.02)
     assert 0.97 < result.noise_ratio < 1.03
+
+
+def test_moving_saturated_and_blended_stars_are_left_out_of_the_fit():
+    pair = make_pair(seed=22, side=1024, n_transients=0, density=600e-6)
+    bright = pair.stars[(pair.stars[:, 2] > 8000) & (pair.stars[:, 2] < 200_000)]
+    bright = bright[(bright[:, :2].min(axis=1) > 40) & (bright[:, :2].max(axis=1) < 984)]
+    moved, blended = bright[::7], bright[3::7]
+    for x, y, flux in moved:
+        box = np.s_[round(y) - 32 : round(y) + 33, round(x) - 32 : round(x) + 33]
+        there = moffat(4.6, x - round(x) + 1.5, y - round(y))
+        pair.science[box] += (flux * (there - moffat(4.6, x - round(x), y - round(y)))).astype(np.float32)
+    for x, y, flux in blended:  # with what the other image lacks
+        box = np.s_[round(y) - 32 : round(y) + 33, round(x) - 32 : round(x) + 33]
+        pair.science[box] += 0.7 * flux * moffat(4.6, x - round(x) + 4, y - round(y) - 3).astype(np.float32)
+    result = difference_of(pair)
+    assert result.flux_ratio == pytest.approx(pair.flux_ratio, rel=0.025)
+    assert 0.97 < result.noise_ratio < 1.03
+    untouched = np.concatenate([bright[1::7], bright[5::7]])
+    left = []
+    for x, y, flux in untouched:
+        box = np.s_[round(y) - 6 : round(y) + 7, round(x) - 6 : round(x) + 7]
+        if not result.bad[box].any():
+            left.append(result.difference[box].sum() / flux)
+    assert len(left) >= 8
+    assert np.median(np.abs(left)) < 0.03
+
+
+def test_the_order_falls_back_where_stars_are_few_or_on_one_side():
+    pair = make_pair(seed=23, side=1024, n_transients=0, density=400e-6)
+    bright = pair.stars[pair.stars[:, 2] > 8000]
+    widths = {"science_fwhm": pair.science_fwhm, "template_fwhm": pair.template_fwhm}
+    left = bright[bright[:, 0] < 450]
+    few = bright[:9]
+    orders = [subtract(*pair.planes(), *s[:, :2].T, **widths).kernel.order for s in (bright, left, few)]
+    assert orders[0] >= 1
+    assert orders[1:] == [0, 0]
+
+
+def test_saturated_stars_and_their_bleed_trails_leave_no_detection():
+    pair = make_pair(seed=24, side=768, n_transients=0, density=500e-6)
+    assert pair.saturated.any(axis=0).any()
+    result = difference_of(pair)
+    near = np.zeros(pair.saturated.shape, bool)
+    for y, x in np.argwhere(pair.saturated):
+        near[max(0, y - 12) : y + 13, max(0, x - 12) : x + 13] = True
+    z = np.abs(result.difference / np.sqrt(result.variance))
+    assert result.bad[pair.saturated].all()
+    assert np.count_nonzero((z > 6) & near & ~result.bad) <= 2
+    edge = np.ones(near.shape, bool)
+    edge[8:-8, 8:-8] = False
+    assert np.count_nonzero((z > 5) & edge & ~result.bad) == 0
 
 
 def test_bad_pixels_reach_as_far_as_they_matter():
@@ -229,8 +295,14 @@ def test_input_that_does_not_fit_is_refused():
     cropped = (*pair.planes()[:3], *(p[:150] for p in pair.planes()[3:]))
     with pytest.raises(BadInputError, match="differ in shape"):
         subtract(*cropped, none, none, science_fwhm=4, template_fwhm=3)
-    with pytest.raises(BadInputError, match="template FWHM is nan"):
+    with pytest.raises(BadInputError, match="template FWHM is 50"):
+        subtract(*pair.planes(), none, none, science_fwhm=4, template_fwhm=50.0)
+    with pytest.raises(NothingToDoError, match="no PSF model"):
         subtract(*pair.planes(), none, none, science_fwhm=4, template_fwhm=float("nan"))
+    with pytest.raises(BadInputError, match="covariance"):
+        subtract(
+            *pair.planes(), none, none, science_fwhm=4, template_fwhm=3, template_covariance=np.ones((4, 4))
+        )
     negative = list(pair.planes())
     negative[3] = -negative[3]
     with pytest.raises(BadInputError, match="flux ratio"):

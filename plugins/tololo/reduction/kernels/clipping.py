@@ -3,55 +3,105 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.order import CHUNK, median_variance_factor, network, sort_chunk
 
-CHUNK = 256
-"""Columns that are sorted side by side; a chunk of 20 planes stays in the second-level cache."""
+BAND = 16
+"""Rows that are looked at at a time."""
+
+PSF_ALLOWANCE = 0.15
+"""Part of the local signal that counts as one sigma of noise, for stars of good and bad seeing."""
+
+
+def clip(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    n_sigma: float,
+    psf_allowance: float = PSF_ALLOWANCE,
+) -> NDArray[np.uint64]:
+    """Find the inputs that disagree with the others, as `tololo.reduction.kernels.stack.stack` says it.
+
+    Parameters
+    ----------
+    values, noise : `numpy.ndarray`, (n, ny, nx)
+        Images and variances of at most 64 inputs; a pixel that is not finite in either is not used.
+    n_sigma : `float`
+        Rejection threshold in units of the expected noise; half of it for neighbours of rejected pixels.
+    psf_allowance : `float`
+        Part of the local signal that counts as one sigma of noise.
+
+    Returns
+    -------
+    rejected : `numpy.ndarray`, (ny, nx)
+        Bit p is set where input p disagrees.
+    """
+    n = len(values)
+    rejected = np.zeros(values.shape[1:], np.uint64)
+    factors = np.array([median_variance_factor(m) for m in range(n + 1)])
+    medians = np.empty(values.shape[1:], np.float32)
+    reject(values, noise, network(n), factors, n_sigma, psf_allowance, rejected, medians)
+    reject_neighbours(values, noise, medians, factors, n_sigma / 2, psf_allowance, rejected)
+    return rejected
+
+
+def disagreeing(
+    images: NDArray[np.float32],
+    variances: NDArray[np.float32],
+    *,
+    n_sigma: float,
+    tolerance: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint64]:
+    """Find the disagreeing pixels of whole images; see `clip`.
+
+    Parameters
+    ----------
+    images, variances : `numpy.ndarray`, (n, ny, nx)
+        Images and variances of at most 64 inputs.
+    n_sigma : `float`
+        Rejection threshold in units of the expected noise.
+    tolerance : `numpy.ndarray`, (ny, nx), optional
+        Variance by which inputs may differ beyond their noise.
+    """
+    rejected = np.empty(images.shape[1:], np.uint64)
+    for rows, wide, inner in bands(len(rejected)):
+        noise = variances[:, wide] if tolerance is None else variances[:, wide] + tolerance[wide]
+        rejected[rows] = clip(np.ascontiguousarray(images[:, wide]), noise, n_sigma)[inner]
+    return rejected
+
+
+def bands(ny: int, margin: int = 1) -> Sequence[tuple[slice, slice, slice]]:
+    """Cut rows into bands: the rows of each, these and some at both sides, and the first in the second."""
+    found = []
+    for first in range(0, ny, BAND):
+        last = min(ny, first + BAND)
+        low, high = max(0, first - margin), min(ny, last + margin)
+        found.append((slice(first, last), slice(low, high), slice(first - low, last - low)))
+    return found
 
 
 @compiled
-def sort_chunk(
-    values: NDArray[np.float32],
-    noise: NDArray[np.float32],
-    y: int,
-    first: int,
-    last: int,
-    network: NDArray[np.int64],
-    ordered: NDArray[np.float32],
-    number: NDArray[np.int32],
-) -> None:
-    """Sort the values of a piece of a row, column by column; unusable ones go last, as infinity."""
-    size = last - first
-    number[:size] = 0
-    for p in range(values.shape[0]):
-        line, own, source = ordered[p], values[p, y, first:last], noise[p, y, first:last]
-        for x in range(size):
-            usable = (own[x] - own[x]) + (source[x] - source[x]) == 0.0  # false for NaN and infinity
-            line[x] = own[x] if usable else np.float32(np.inf)
-            number[x] += np.int32(1) if usable else np.int32(0)
-    for q in range(network.shape[0]):
-        a, b = ordered[network[q, 0]], ordered[network[q, 1]]
-        for x in range(size):
-            low, high = a[x], b[x]
-            a[x] = low if low < high else high
-            b[x] = high if low < high else low
+def _screen(n_sigma: float, n: int) -> np.float32:
+    """Return the squared distance from the plain median, in units of noise, below which none disagrees."""
+    return np.float32((n_sigma * max(0.45, 1.0 - 1.3 / n)) ** 2)
 
 
 @compiled
 def reject(
     values: NDArray[np.float32],
     noise: NDArray[np.float32],
-    network: NDArray[np.int64],
+    pairs: NDArray[np.int64],
     factors: NDArray[np.float64],
     n_sigma: float,
     allowance: float,
     rejected: NDArray[np.uint64],
+    medians: NDArray[np.float32],
 ) -> None:
-    """Set bit p of ``rejected`` where input p disagrees with the others.
+    """Set bit p of ``rejected`` where input p disagrees with the others, and fill in the plain medians.
 
     The distance from the plain median, fast and a little below that from the median of the others, sorts out
     the few pixels that are worth the full test.
@@ -59,16 +109,17 @@ def reject(
     n, ny, nx = values.shape
     ordered, number = np.empty((n, CHUNK), np.float32), np.empty(CHUNK, np.int32)
     middle, suspect = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    screen = np.float32((n_sigma * max(0.45, 1.0 - 1.3 / n)) ** 2)
+    screen = _screen(n_sigma, n)
     share = np.float32(allowance * allowance)
     for y in range(ny):
         for first in range(0, nx, CHUNK):
             last = min(nx, first + CHUNK)
-            sort_chunk(values, noise, y, first, last, network, ordered, number)
+            sort_chunk(values, noise, y, first, last, pairs, ordered, number)
             suspect[:] = 0.0
             for x in range(last - first):
                 m = max(number[x], 1)
                 middle[x] = np.float32(0.5) * (ordered[(m - 1) // 2, x] + ordered[m // 2, x])
+                medians[y, first + x] = middle[x]
             for p in range(n):
                 own, source = values[p, y, first:last], noise[p, y, first:last]
                 for x in range(last - first):
@@ -162,6 +213,7 @@ def _outliers(
 def reject_neighbours(
     values: NDArray[np.float32],
     noise: NDArray[np.float32],
+    medians: NDArray[np.float32],
     factors: NDArray[np.float64],
     n_sigma: float,
     allowance: float,
@@ -170,6 +222,7 @@ def reject_neighbours(
     """Test the eight neighbours of each rejected pixel again: trails and cosmic rays have faint flanks."""
     n, ny, nx = values.shape
     seed = rejected.copy()
+    screen, share = _screen(n_sigma, n), np.float32(allowance * allowance)
     ranked, spread, origin = np.empty(n), np.empty(n), np.empty(n, np.int64)
     for y in range(ny):
         for x in range(nx):
@@ -178,6 +231,13 @@ def reject_neighbours(
             for j in range(max(0, y - 1), min(ny, y + 2)):
                 for i in range(max(0, x - 1), min(nx, x + 2)):
                     if rejected[j, i] != 0:
+                        continue
+                    near, suspect = medians[j, i], False
+                    for p in range(n):
+                        if seed[y, x] & (np.uint64(1) << np.uint64(p)) != 0:
+                            d = values[p, j, i] - near
+                            suspect |= d * d > screen * (noise[p, j, i] + share * near * near)
+                    if not suspect:
                         continue
                     m = _gather(values, noise, i, j, rejected[j, i], ranked, spread, origin)
                     for k in range(m):

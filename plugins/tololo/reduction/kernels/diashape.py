@@ -79,64 +79,75 @@ def moments(
     return out
 
 
+def psf_weight(kernel: NDArray[np.float64]) -> float:
+    """Return the variance (pixel^2) of the round Gaussian under which shapes are measured: half the light."""
+    return 4.0 * float(np.sum(np.sort(kernel.ravel())[::-1].cumsum() < 0.5)) / math.pi / (2 * math.log(2))
+
+
 def shapes(
     subtraction: Subtraction,
     kernel: NDArray[np.float64],
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     sign: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Variances of the sources along both axes over that of the PSF, and the PSF's (pixel^2); (n, 3)."""
-    half = kernel.shape[0] // 2
-    weight = 4.0 * float(np.sum(np.sort(kernel.ravel())[::-1].cumsum() < 0.5)) / math.pi / (2 * math.log(2))
-    middle = np.array([float(half)])
-    point = moments(
-        kernel.astype(np.float32), np.zeros(kernel.shape, bool), middle, middle, np.ones(1), weight
-    )
-    area = math.sqrt(max(point[0, 0] * point[0, 1] - point[0, 2] ** 2, 1e-6))
-    found = moments(subtraction.difference, subtraction.bad, x, y, sign, weight)
-    mean = (found[:, 0] + found[:, 1]) / 2
-    root = np.hypot((found[:, 0] - found[:, 1]) / 2, found[:, 2])
-    return np.column_stack([(mean + root) / area, (mean - root) / area, np.full(x.size, area)])
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Second moments xx, yy, xy (pixel^2) of the sources, (n, 3), and of the PSF, (3,)."""
+    middle, weight = np.array([float(kernel.shape[0] // 2)]), psf_weight(kernel)
+    blank = np.zeros(kernel.shape, bool)
+    point = moments(kernel.astype(np.float32), blank, middle, middle, np.ones(1), weight)[0]
+    return moments(subtraction.difference, subtraction.bad, x, y, sign, weight), point
+
+
+def axes(
+    shape: NDArray[np.float64], point: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the variances along both axes over the PSF's, (n,) each, and the major axis' angle.
+
+    The angle is in radians from x towards y.
+    """
+    area = math.sqrt(max(float(point[0] * point[1] - point[2] ** 2), 1e-6))
+    mean, half = (shape[:, 0] + shape[:, 1]) / 2, (shape[:, 0] - shape[:, 1]) / 2
+    root = np.hypot(half, shape[:, 2])
+    return (mean + root) / area, (mean - root) / area, 0.5 * np.arctan2(shape[:, 2], half)
 
 
 def sizes(
-    shape: NDArray[np.float64], snr: NDArray[np.float64], pixel_scale: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the excess of the mean width over the PSF's, and the trail length in arcsec.
+    major: NDArray[np.float64], minor: NDArray[np.float64], area: float, snr: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the excess of the mean width over the PSF's, and a first guess of the trail length in pixels.
 
     The excess has its noise (10 / snr) taken off towards zero, so that faint points stay points. A trail
-    of length L through a PSF of variance v has the variance v + L^2 / 12 along it.
+    of length L through a PSF of variance v (``area``) has the variance v + L^2 / 12 along it.
     """
-    major, minor = (np.sqrt(np.maximum(np.nan_to_num(shape[:, k], nan=1.0), 0.0)) - 1.0 for k in (0, 1))
+    major, minor = (np.sqrt(np.maximum(np.nan_to_num(axis, nan=1.0), 0.0)) - 1.0 for axis in (major, minor))
     noise = 10.0 / np.maximum(snr, 1.0)
     mean = np.sqrt((1.0 + major) * (1.0 + minor)) - 1.0
     excess = np.sign(mean) * np.maximum(np.abs(mean) - noise, 0.0)
-    stretch = np.where(major > np.maximum(noise, 0.1), (1.0 + major) ** 2 - 1.0, 0.0)
-    trail = pixel_scale * np.sqrt(12.0 * stretch * shape[:, 2])
-    return excess.astype(np.float32), trail.astype(np.float32)
+    longer = major - np.maximum(minor, 0.0) > np.maximum(noise, 0.1)
+    stretch = np.where(longer, (1.0 + major) ** 2 - 1.0, 0.0)
+    return excess.astype(np.float32), np.sqrt(12.0 * stretch * area)
 
 
-def is_sharp(
+def sharpness(
     subtraction: Subtraction,
     flux: NDArray[np.float64],
     i: NDArray[np.int64],
     j: NDArray[np.int64],
     sign: NDArray[np.float64],
     kernel: NDArray[np.float64],
-) -> NDArray[np.bool_]:
-    """Say where the brightest of the 3 x 3 central pixels exceeds what the PSF puts into its peak.
+) -> NDArray[np.float32]:
+    """Return the brightest of the 3 x 3 central pixels over what the PSF puts into its peak.
 
-    By 4.5 sigma of that pixel, and by 20 % of the expected value for the error of the PSF and its sub-pixel
-    shift.
+    4.5 sigma of that pixel are taken off first, so that noise alone makes no source sharp; 0 where none of
+    the pixels is good.
     """
-    peak = float(kernel.max())
-    expected = 1.2 * peak * np.abs(np.nan_to_num(flux))
-    sharp = np.zeros(i.size, np.bool_)
+    expected = np.maximum(float(kernel.max()) * np.abs(np.nan_to_num(flux)), 1e-30)
+    sharp = np.zeros(i.size)
     ny, nx = subtraction.bad.shape
     for b in (-1, 0, 1):
         for a in (-1, 0, 1):
             y, x = np.clip(j + b, 0, ny - 1), np.clip(i + a, 0, nx - 1)
-            excess = sign * subtraction.difference[y, x] - expected
-            sharp |= ~subtraction.bad[y, x] & (excess > 4.5 * np.sqrt(subtraction.variance[y, x]))
-    return sharp
+            good = ~subtraction.bad[y, x]
+            excess = sign * subtraction.difference[y, x] - 4.5 * np.sqrt(subtraction.variance[y, x])
+            sharp = np.maximum(sharp, np.where(good, excess / expected, 0.0))
+    return sharp.astype(np.float32)

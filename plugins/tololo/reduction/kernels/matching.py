@@ -128,6 +128,13 @@ class SpatialKernel:
         return np.asarray(self.terms(x, y)[..., : self.background.size] @ self.background)
 
 
+def constant_kernel(total: float, shape: tuple[int, ...]) -> SpatialKernel:
+    """Return a kernel that scales by a factor and hardly widens anything, the same everywhere."""
+    center, scale = ((shape[1] - 1) / 2, (shape[0] - 1) / 2), (shape[1] / 2, shape[0] / 2)
+    box = 0.0, float(shape[1]), 0.0, float(shape[0])
+    return SpatialKernel(Basis((0.2,), (0,), 1), np.full((1, 1), total), 0, center, scale, np.zeros(1), box)
+
+
 class Stamps(NamedTuple):
     """Pieces of the image on which the kernel is fitted; n of them with p pixels each."""
 

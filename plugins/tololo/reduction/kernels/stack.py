@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.kernels.clipping import CHUNK, reject, reject_neighbours, sort_chunk
+from tololo.reduction.kernels.clipping import PSF_ALLOWANCE, bands, clip
 from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.order import CHUNK, median_variance_factor, network, sort_chunk
 
 Method = Literal["mean", "median", "meanclip", "min"]
-
-BAND = 16
-"""Rows that are gathered at a time."""
-
-MEDIAN_VARIANCE = (
-    *(1.0, 1.0, 1.0, 1.3460, 1.1928, 1.4342, 1.2885, 1.4731, 1.3454, 1.4949, 1.3833),
-    *(1.5088, 1.4102, 1.5184, 1.4304, 1.5254, 1.4460, 1.5308, 1.4585, 1.5350, 1.4687),
-)
-"""n times the variance of the median of n unit normals, n = 0 to 20, from the order statistics' densities."""
 
 
 class Rows(Protocol):
@@ -50,15 +40,8 @@ class Stacked(NamedTuple):
     mask: NDArray[Any]
     """Bits of the inputs that were used, and ``clipped_bit`` where one was rejected."""
 
-
-def median_variance_factor(n: int) -> float:
-    """Return n times the variance of the median of n unit normals: 1 for n = 1 and 2, pi / 2 for many.
-
-    Beyond the table the leading term of the expansion in 1 / n is used, good to 0.2 %.
-    """
-    if n < len(MEDIAN_VARIANCE):
-        return MEDIAN_VARIANCE[n]
-    return math.pi / 2 - (0.68 if n % 2 else 2.11) / n
+    clipped: NDArray[np.int64]
+    """Number of pixels of each input that were rejected."""
 
 
 def stack(
@@ -69,7 +52,7 @@ def stack(
     method: Method = "meanclip",
     *,
     n_sigma: float = 4.0,
-    psf_allowance: float = 0.15,
+    psf_allowance: float = PSF_ALLOWANCE,
     tolerance: NDArray[np.float32] | None = None,
     clipped_bit: int = 0,
 ) -> Stacked:
@@ -145,53 +128,30 @@ def stack(
 
     image, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
     n_used, mask = np.empty(shape, np.int16), np.empty(shape, masks[0].dtype)
+    clipped = np.zeros(n, np.int64)
     factors = np.array([median_variance_factor(m) for m in range(n + 1)])
-    rows = (n, min(BAND, shape[0]) + 2, shape[1])
-    buffers = np.empty(rows, np.float32), np.empty(rows, np.float32), np.empty(rows, masks[0].dtype)
-    margin = 1 if method == "meanclip" else 0  # that one looks at the neighbours
-    for first in range(0, shape[0], BAND):
-        last = min(shape[0], first + BAND)
-        low, high = max(0, first - margin), min(shape[0], last + margin)
-        inner = slice(first - low, last - low)
-        values, noise, bits = (buffer[:, : high - low] for buffer in buffers)
+    cut = bands(shape[0], margin=1 if method == "meanclip" else 0)  # that one looks at the neighbours
+    height = max(wide.stop - wide.start for _, wide, _ in cut)
+    buffers = [np.empty((n, height, shape[1]), kind) for kind in (np.float32, np.float32, masks[0].dtype)]
+    for rows, wide, inner in cut:
+        values, noise, bits = (buffer[:, : wide.stop - wide.start] for buffer in buffers)
         for p in range(n):
-            values[p], noise[p] = images[p][low:high], variances[p][low:high]
-            bits[p] = masks[p][low:high]
-        out = image[first:last], variance[first:last], n_used[first:last], mask[first:last]
+            values[p], noise[p] = images[p][wide], variances[p][wide]
+            bits[p] = masks[p][wide]
+        out = image[rows], variance[rows], n_used[rows], mask[rows]
         if method == "min":
             _minimum(values, noise, bits, *out)
         elif method == "median":
-            _median(values, noise, bits, _network(n), factors, *out)
+            _median(values, noise, bits, network(n), factors, *out)
         else:
-            rejected = np.zeros(values.shape[1:], np.uint64)
+            rejected = np.zeros((inner.stop - inner.start, shape[1]), np.uint64)
             if method == "meanclip" and n > 1:
-                expected = noise if tolerance is None else noise + tolerance[low:high]
-                reject(values, expected, _network(n), factors, n_sigma, psf_allowance, rejected)
-                reject_neighbours(values, expected, factors, n_sigma / 2, psf_allowance, rejected)
-            _mean(
-                values[:, inner], noise[:, inner], bits[:, inner], rejected[inner], share, clipped_bit, *out
-            )
-    return Stacked(image, variance, n_used, mask)
-
-
-@lru_cache
-def _network(n: int) -> NDArray[np.int64]:
-    """Pairs (i, j), i < j, to put in order one after the other so that n values get sorted; (m, 2).
-
-    Batcher's odd-even merge sort (Knuth, TAOCP 3, algorithm 5.2.2M), which has no branches on the data.
-    """
-    pairs = []
-    p = 1
-    while p < n:
-        k = p
-        while k >= 1:
-            for j in range(k % p, n - k, 2 * k):
-                for i in range(min(k, n - j - k)):
-                    if (i + j) // (2 * p) == (i + j + k) // (2 * p):
-                        pairs.append((i + j, i + j + k))
-            k //= 2
-        p *= 2
-    return np.array(pairs, np.int64).reshape(-1, 2)
+                expected = noise if tolerance is None else noise + tolerance[wide]
+                rejected = clip(values, expected, n_sigma, psf_allowance)[inner]
+                hit = rejected[rejected != 0]
+                clipped += [np.count_nonzero(hit & (np.uint64(1) << np.uint64(p))) for p in range(n)]
+            _mean(values[:, inner], noise[:, inner], bits[:, inner], rejected, share, clipped_bit, *out)
+    return Stacked(image, variance, n_used, mask, clipped)
 
 
 @compiled
@@ -199,7 +159,7 @@ def _median(
     values: NDArray[np.float32],
     noise: NDArray[np.float32],
     bits: NDArray[Any],
-    network: NDArray[np.int64],
+    pairs: NDArray[np.int64],
     factors: NDArray[np.float64],
     image: NDArray[np.float32],
     variance: NDArray[np.float32],
@@ -213,7 +173,7 @@ def _median(
     for y in range(ny):
         for first in range(0, nx, CHUNK):
             last = min(nx, first + CHUNK)
-            sort_chunk(values, noise, y, first, last, network, ordered, number)
+            sort_chunk(values, noise, y, first, last, pairs, ordered, number)
             total[:] = 0.0
             inverse[:] = 0.0
             flags = mask[y, first:last]

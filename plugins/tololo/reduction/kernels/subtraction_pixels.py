@@ -19,9 +19,6 @@ HIDDEN = 2.0
 TOLERATED = 0.5
 """Hidden light, spread by the kernel, up to this many sigma does not make an output pixel bad."""
 
-SAMPLES = 2048
-"""Pixels per mesh cell that its background is estimated from."""
-
 
 @compiled
 def bridge(plane: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -156,7 +153,7 @@ def spread_bad(
 
     Parameters
     ----------
-    padded : `numpy.ndarray`, (ny + 2r, nx + 2r + 7)
+    padded : `numpy.ndarray`, (ny + 2r + 3, nx + 2r + 3)
         The convolved image with bad pixels bridged, padded: its values say how much light a bad pixel may
         hide.
     sharp_bad : `numpy.ndarray` of `bool`, (ny, nx)
@@ -200,9 +197,9 @@ def _mark(hidden: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArr
 def fill(
     plane: NDArray[np.float32], where: NDArray[np.bool_], value: float, radius: int, extra: int
 ) -> NDArray[np.float32]:
-    """Copy an image with ``value`` in some pixels and as a border, on the right ``extra`` wider."""
+    """Copy an image with ``value`` in some pixels and as a border, below and on the right ``extra`` wider."""
     ny, nx = plane.shape
-    out = np.full((ny + 2 * radius, nx + 2 * radius + extra), np.float32(value))
+    out = np.full((ny + 2 * radius + extra, nx + 2 * radius + extra), np.float32(value))
     for y in range(ny):
         for x in range(nx):
             out[y + radius, x + radius] = np.float32(value) if where[y, x] else plane[y, x]
@@ -249,103 +246,3 @@ def _spread(
                 target = hidden[j]
                 for i in range(first, last):
                     target[i] += light * line[i - x + radius]
-
-
-def remove_background(
-    difference: NDArray[np.float32], variance: NDArray[np.float32], bad: NDArray[np.bool_], mesh: int
-) -> float:
-    """Take a smooth background off a difference, in place; return its scatter over the expected noise.
-
-    The mesh's clipped medians are interpolated linearly, and continued linearly to the edges.
-    """
-    ny, nx = difference.shape
-    cells = max(1, round(ny / mesh)), max(1, round(nx / mesh))
-    levels = _cell_levels(difference, bad, cells)
-    known = np.isfinite(levels)
-    if not known.any():
-        return float("nan")
-    if not known.all():
-        nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-        levels = levels[tuple(nearest)]
-    if min(cells) >= 3:
-        # A cell full of a star's halo stands out from its neighbours and takes their median. The odd
-        # reflection continues a slope beyond the edge: cells there do not stand out for lying on one.
-        wider = np.pad(levels, 1, mode="reflect", reflect_type="odd")
-        around = ndimage.median_filter(wider, 3)[1:-1, 1:-1]
-        usual = 1.4826 * np.median(np.abs(levels - around))
-        levels = np.where(np.abs(levels - around) > 5.0 * usual, around, levels)
-    scatter = _subtract_levels(difference, variance, bad, levels)
-    return float(1.4826 * np.median(np.abs(scatter - np.median(scatter))))
-
-
-@compiled
-def _cell_levels(
-    difference: NDArray[np.float32], bad: NDArray[np.bool_], cells: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Clipped median of each cell of a mesh; NaN where fewer than a tenth of its pixels are good."""
-    ny, nx = difference.shape
-    levels = np.full(cells, np.nan)
-    kept = np.empty(4 * SAMPLES + 64)
-    for cy in range(cells[0]):
-        for cx in range(cells[1]):
-            y0, y1 = cy * ny // cells[0], (cy + 1) * ny // cells[0]
-            x0, x1 = cx * nx // cells[1], (cx + 1) * nx // cells[1]
-            stride = max(1, (y1 - y0) * (x1 - x0) // SAMPLES)
-            n, seen = 0, 0
-            for k in range((cy * 7 + cx * 3) % stride, (y1 - y0) * (x1 - x0), stride):
-                y, x = y0 + k // (x1 - x0), x0 + k % (x1 - x0)
-                seen += 1
-                if not bad[y, x] and n < kept.size:
-                    kept[n] = difference[y, x]
-                    n += 1
-            if n < max(20, seen // 10):
-                continue
-            for _ in range(3):
-                middle = np.median(kept[:n])
-                spread = 1.4826 * np.median(np.abs(kept[:n] - middle))
-                m = 0
-                for k in range(n):
-                    if abs(kept[k] - middle) <= 3.0 * spread:
-                        kept[m] = kept[k]
-                        m += 1
-                if m == n or m < 10:
-                    break
-                n = m
-            levels[cy, cx] = np.median(kept[:n])
-    return levels
-
-
-@compiled
-def _subtract_levels(
-    difference: NDArray[np.float32],
-    variance: NDArray[np.float32],
-    bad: NDArray[np.bool_],
-    levels: NDArray[np.float64],
-) -> NDArray[np.float32]:
-    """Subtract the interpolated mesh; return a sample of difference / sqrt(variance) on good pixels."""
-    ny, nx = difference.shape
-    my, mx = levels.shape
-    stride = max(1, ny * nx // 200_000)
-    scatter = np.empty(ny * nx // stride + 1, np.float32)
-    nodes, line = np.empty(mx), np.empty(nx, np.float32)
-    n, count = 0, 0
-    for y in range(ny):
-        fy = (y + 0.5) * my / ny - 0.5
-        j = min(max(int(fy), 0), max(my - 2, 0))
-        for i in range(mx):
-            nodes[i] = levels[j, i] + (fy - j) * (levels[min(j + 1, my - 1), i] - levels[j, i])
-        for x in range(nx):
-            fx = (x + 0.5) * mx / nx - 0.5
-            i = min(max(int(fx), 0), max(mx - 2, 0))
-            line[x] = nodes[i] + (fx - i) * (nodes[min(i + 1, mx - 1)] - nodes[i])
-        for x in range(nx):
-            difference[y, x] -= line[x]
-        # The sample goes on from row to row, so that neighbouring rows give different columns.
-        x = count
-        while x < nx:
-            if not bad[y, x]:
-                scatter[n] = difference[y, x] / math.sqrt(variance[y, x])
-                n += 1
-            x += stride
-        count = x - nx
-    return scatter[:n]

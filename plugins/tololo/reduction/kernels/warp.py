@@ -90,6 +90,18 @@ def area_ratio(
     return np.asarray(np.abs(xx * yy - xy * yx))
 
 
+def noise_power(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the power that resampling leaves of white noise along one axis, averaged over pixel positions.
+
+    Parameters
+    ----------
+    frequency : `numpy.ndarray`
+        Cycles a pixel.
+    """
+    waves = np.exp(-2j * np.pi * np.arange(TAPS)[:, None] * frequency)
+    return np.asarray((np.abs(_WEIGHTS[: PHASES : PHASES // 64] @ waves) ** 2).mean(axis=0))
+
+
 def warp(
     image: NDArray[np.float32],
     variance: NDArray[np.float32],

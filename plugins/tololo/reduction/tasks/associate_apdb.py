@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lsst.pex.config as pex_config
@@ -11,10 +12,13 @@ from astropy.table import Table
 from lsst.pipe.base import connectionTypes as ct
 
 from tololo.reduction.apdb import open_apdb
-from tololo.reduction.association import DetectorVisit, SourceSelection, VisitInfo, associate_night
+from tololo.reduction.association import DetectorVisit, VisitInfo, associate_night
+from tololo.reduction.dia_objects import Columns
+from tololo.reduction.ephemerides import read_ephemerides
 from tololo.reduction.forced import ForcedImages
 from tololo.reduction.formats.images import VisitContext
 from tololo.reduction.formats.obs_info import exposure_seconds
+from tololo.reduction.source_selection import SourceSelection
 
 
 class AssociateApdbConnections(pipe_base.PipelineTaskConnections, dimensions=("instrument", "day_obs")):
@@ -63,6 +67,18 @@ class AssociateApdbConfig(pipe_base.PipelineTaskConfig, pipelineConnections=Asso
 
     apdb_config = pex_config.Field[str](doc="Configuration file of the APDB.", default="")
     radius = pex_config.Field[float](doc="Largest distance of a match, arcsec.", default=1.0)
+    late_nights = pex_config.ChoiceField[str](
+        doc="What becomes of later visits that are stored already, where an earlier one is not.",
+        allowed={
+            "refuse": "They stay, and the earlier one is refused.",
+            "replay": "They are taken out, and wait to be associated again after the earlier one.",
+        },
+        default="refuse",
+    )
+    ephemerides = pex_config.Field[str](doc="Table of the places of known moving bodies.", default="")
+    ephemerides_radius = pex_config.Field[float](
+        doc="How near to its ephemeris a known body is expected, arcsec.", default=2.0
+    )
     minimum_reliability = pex_config.Field[float](doc="Sources below it stay out.", default=0.5)
 
 
@@ -91,15 +107,20 @@ class AssociateApdbTask(pipe_base.PipelineTask):
             for key in complete
         ]
         selection = SourceSelection(minimum_reliability=self.config.minimum_reliability)
-        results = associate_night(apdb, visits, radius=self.config.radius, selection=selection)
+        ephemerides = self.config.ephemerides
+        results = associate_night(
+            apdb,
+            visits,
+            radius=self.config.radius,
+            selection=selection,
+            late_nights=self.config.late_nights,
+            known_bodies=read_ephemerides(ephemerides) if ephemerides else None,
+            known_radius=self.config.ephemerides_radius,
+        )
         for result in results:
             self.log.info("%s", result)
-        found: dict[int, dict[str, Any]] = {}
-        for item in visits:
-            columns = apdb.objects(item.info.region, self.config.radius)
-            for n, object_id in enumerate(columns["diaObjectId"]):
-                found[int(object_id)] = {name: columns[name][n] for name in ("diaObjectId", "ra", "dec")}
-        butlerQC.put(_table(found), outputRefs.objects)
+        known = [apdb.objects(item.info.region, self.config.radius) for item in visits]
+        butlerQC.put(_objects(known), outputRefs.objects)
         rows = [vars(result) for result in results]
         butlerQC.put(Table({name: [row[name] for row in rows] for name in rows[0]}), outputRefs.associated)
 
@@ -132,12 +153,9 @@ def _key(handle: Any) -> tuple[int, int]:
     return int(handle.dataId["visit"]), int(handle.dataId["detector"])
 
 
-def _table(found: dict[int, dict[str, Any]]) -> Table:
-    rows = [found[key] for key in sorted(found)]
-    return Table(
-        {
-            "diaObjectId": np.array([row["diaObjectId"] for row in rows], dtype=np.int64),
-            "ra": np.array([row["ra"] for row in rows], dtype=float),
-            "dec": np.array([row["dec"] for row in rows], dtype=float),
-        }
-    )
+def _objects(known: Sequence[Columns]) -> Table:
+    """Join the objects of detectors, each object once, by id."""
+    names = ("diaObjectId", "ra", "dec")
+    joined = {name: np.concatenate([columns[name] for columns in known]) for name in names}
+    _, first = np.unique(joined["diaObjectId"], return_index=True)
+    return Table({name: column[first] for name, column in joined.items()})

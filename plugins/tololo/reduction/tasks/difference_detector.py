@@ -11,12 +11,14 @@ from lsst.images import VisitImage
 from lsst.images.cells import CellCoadd
 from lsst.pipe.base import connectionTypes as ct
 
-from tololo.facility.errors import NothingToDoError
-from tololo.reduction.difference import difference
+from tololo.facility.difference_limits import LIMITS, DifferenceLimits
+from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.reduction.difference import METHODS, DifferenceSettings, difference
 from tololo.reduction.formats.images import VisitContext, detector_image, difference_image
 from tololo.reduction.formats.obs_info import night_of
 from tololo.reduction.formats.skymap import from_definition
 from tololo.reduction.formats.tract import Patch
+from tololo.reduction.reliability import ReliabilityModel, read_model
 from tololo.reduction.template import bring_template
 
 
@@ -72,12 +74,44 @@ class DifferenceDetectorConnections(
     )
 
 
+class LimitsConfig(pex_config.Config):  # type: ignore[misc]
+    """What a detection must keep to; the fields are those of `tololo.facility.difference_limits.LIMITS`."""
+
+
+for _name, _limit in LIMITS.items():
+    setattr(
+        LimitsConfig,
+        _name,
+        pex_config.RangeField[float](
+            doc=f"{_limit.meaning.capitalize()}; else the rejection is {_limit.reason!r}.",
+            default=_limit.default,
+            min=_limit.least,
+            max=_limit.most,
+            inclusiveMax=True,
+        ),
+    )
+
+
 class DifferenceDetectorConfig(
     pipe_base.PipelineTaskConfig, pipelineConnections=DifferenceDetectorConnections
 ):
     """What counts as a detection, and what a template must be."""
 
-    threshold = pex_config.Field[float](doc="Detection limit on the score, sigma.", default=5.0)
+    threshold = pex_config.RangeField[float](
+        doc="Detection limit on the score, sigma.", default=5.0, min=0.0, inclusiveMin=False
+    )
+    method = pex_config.ChoiceField[str](
+        doc="How the template is subtracted.",
+        allowed={
+            "alard_lupton": "Match the PSFs, subtract, decorrelate (Alard & Lupton 1998).",
+            "zogy": "Proper subtraction (Zackay, Ofek & Gal-Yam 2016).",
+        },
+        default=METHODS[0],
+    )
+    limits = pex_config.ConfigField[LimitsConfig](doc="What a detection must keep to.", dtype=LimitsConfig)
+    reliability = pex_config.Field[str](
+        doc="File of the reliability model; the shipped one if empty.", default=""
+    )
     minimum_coverage = pex_config.RangeField[float](
         doc="Fraction of the detector that the template must cover.",
         default=0.05,
@@ -129,17 +163,24 @@ class DifferenceDetectorTask(pipe_base.PipelineTask):
         lsst.pipe.base.NoWorkFound
             There is no template, or none that may be used.
         """
-        template = bring_template(science, coadds)
+        usable = self._without_own_night(coadds, night_of(science.obs_info), where)
+        template = bring_template(science, usable)
         if template is None or template.coverage < self.config.minimum_coverage:
             share = 0.0 if template is None else template.coverage
+            own = len(coadds) - len(usable)
+            refused = f"; {own} more hold visits of this very night" if own else ""
             raise pipe_base.NoWorkFound(
-                f"{where}: the template covers {share:.0%} of the detector ({len(coadds)} patches overlap it)"
+                f"{where}: the template covers {share:.0%} of the detector "
+                f"({len(usable)} patches overlap it{refused})"
             )
-        night = night_of(science.obs_info)
-        if night in template.nights and not self.config.allow_own_night:
-            raise pipe_base.NoWorkFound(f"{where}: the template holds visits of this very night, {night}")
+        settings = DifferenceSettings(
+            self.config.threshold,
+            self.config.method,
+            DifferenceLimits(**self.config.limits.toDict()),
+            self._model(),
+        )
         try:
-            result = difference(science, stars, template, self.config.threshold)
+            result = difference(science, stars, template, settings)
         except NothingToDoError as error:
             raise pipe_base.NoWorkFound(f"{where}: {error}") from error
         self.log.info("%s: %s", where, result.description)
@@ -156,3 +197,37 @@ class DifferenceDetectorTask(pipe_base.PipelineTask):
             ),
             "sources": result.sources,
         }
+
+    def _without_own_night(
+        self, coadds: list[tuple[CellCoadd, Patch]], night: int, where: str
+    ) -> list[tuple[CellCoadd, Patch]]:
+        """Leave out the patches that hold visits of the night itself, unless they are allowed."""
+        if self.config.allow_own_night:
+            return coadds
+        own = [str(night) in str(coadd.metadata["NIGHTS"]).split(",") for coadd, _ in coadds]
+        if coadds and all(own):
+            raise pipe_base.NoWorkFound(f"{where}: the template holds visits of this very night, {night}")
+        if any(own):
+            refused = ", ".join(
+                f"{patch.tract.id}/{patch.id}"
+                for (_, patch), is_own in zip(coadds, own, strict=True)
+                if is_own
+            )
+            self.log.warning("%s: templates with visits of this very night are left out: %s", where, refused)
+        return [pair for pair, is_own in zip(coadds, own, strict=True) if not is_own]
+
+    def _model(self) -> ReliabilityModel | None:
+        """Read the reliability model. A shipped one that is broken is no reason to lose a night.
+
+        Raises
+        ------
+        BadInputError
+            The model that the configuration names cannot be read.
+        """
+        try:
+            return read_model(self.config.reliability)
+        except BadInputError as error:
+            if self.config.reliability:
+                raise
+            self.log.warning("%s. The reliability is a ranking set by hand, no probability.", error)
+            return None

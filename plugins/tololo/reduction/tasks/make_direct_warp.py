@@ -7,9 +7,9 @@ from typing import Any
 import lsst.pipe.base as pipe_base
 from lsst.pipe.base import connectionTypes as ct
 
-from tololo.reduction.coadd import to_cell_coadd, warp_visit
 from tololo.reduction.formats.obs_info import night_of
 from tololo.reduction.formats.skymap import from_definition
+from tololo.reduction.patch_warp import to_cell_coadd, warp_visit
 
 
 class MakeDirectWarpConnections(
@@ -44,7 +44,7 @@ class MakeDirectWarpConfig(pipe_base.PipelineTaskConfig, pipelineConnections=Mak
 
 
 class MakeDirectWarpTask(pipe_base.PipelineTask):
-    """Resample with Lanczos 3, fluxes and their variance kept; see `tololo.reduction.coadd.warp_visit`."""
+    """Resample with Lanczos 3, fluxes kept; see `tololo.reduction.patch_warp.warp_visit`."""
 
     ConfigClass = MakeDirectWarpConfig
     _DefaultName = "makeDirectWarp"
