@@ -142,10 +142,10 @@ with DAG(
         "injected": Param(
             None,
             type=["null", "string"],
-            examples=["/data/ring.csv", "ring"],
+            examples=["auto", "/data/ring.csv", "ring"],
             title="Injected sources",
             description="Catalogue of sources to inject into the night once more, in chains of their own: "
-            "a file, or the name of one that the repository has; empty: none.",
+            "auto (made for the night), a file, or the name of one that the repository has; empty: none.",
             section="Injection",
         ),
     },
@@ -204,7 +204,9 @@ with DAG(
         trigger_rule=GOES_ON,
     )
     # Sources are injected into the same exposures once more: what holds them is never the night's own chain.
-    injection = IngestInjectionCatalogOperator(task_id="injection", chain=f"{VISITS}_injected")
+    injection = IngestInjectionCatalogOperator(
+        task_id="injection", chain=f"{VISITS}_injected", trigger_rule="none_failed"
+    )
     inject = RunPipelineOperator(
         task_id="inject",
         pipeline=f"{PIPELINES}/nightly_decam.yaml#{by_source('inject', 'inject_instcal')}",
@@ -225,7 +227,9 @@ with DAG(
     # The run is as good as the worst of its tasks, though the scorecard comes after them.
     done = EmptyOperator(task_id="night", trigger_rule="none_failed")
 
-    files >> lock >> [ingest, ingest_raw, injection]
+    files >> lock >> [ingest, ingest_raw]
+    # A catalogue that is made for the night lies where its visits are.
+    [calibrate, visits] >> injection
     ingest >> calibrate
     # One after the other, and each after the ingest too: a step with nothing to do does not stop the next,
     # which may borrow what the night lacks, while a night without raws skips them all.

@@ -90,6 +90,15 @@ def difference_params() -> dict[str, Param]:
             "(which deletes all that it holds).",
             section=APDB,
         ),
+        "apdb_templates": Param(
+            "refuse",
+            type="string",
+            enum=["refuse", "use"],
+            title="Other template version",
+            description="What to do when the APDB was made with another version of the template: "
+            "refuse, or go on with both (which is recorded in the APDB).",
+            section=APDB,
+        ),
         "earlier_nights": Param(
             "wait",
             type="string",

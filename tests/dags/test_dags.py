@@ -31,7 +31,7 @@ OWN = {
     | {"proc_type", "nights", "bands", "selection", "patches", "warp", "acceptance"}
     | {"thresholds", "retry_failed"},
     "difference_imaging": TEMPLATE
-    | {"proc_type", "injected", "apdb", "apdb_policy", "thresholds", "retry_failed"}
+    | {"proc_type", "injected", "apdb", "apdb_policy", "apdb_templates", "thresholds", "retry_failed"}
     | {"wait", "coverage", "partial", "allow_own_night", "method", "alerts"}
     | {"earlier_nights", "late_nights"},
     "apdb_nights": TEMPLATE | {"proc_type", "apdb", "action"},

@@ -10,7 +10,7 @@ from operators.airflow_context import TEMPLATE, context
 from tololo.hooks.apdb import ApdbHook
 from tololo.operators.apdb import PrepareApdbOperator
 
-PARAMS = {**TEMPLATE, "apdb": None, "apdb_policy": "use"}
+PARAMS = {**TEMPLATE, "apdb": None, "apdb_policy": "use", "apdb_templates": "refuse"}
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,7 @@ def test_the_version_of_the_template_is_recorded_and_another_is_refused() -> Non
         assert apdb.metadata.get("tololo:template_version") == "v1"
     with pytest.raises(AirflowFailException, match="v1"):
         prepare("v2")
+    assert prepare("v2", apdb_templates="use")["outcome"] == "used"
 
 
 def test_an_apdb_of_injected_sources_is_no_apdb_of_the_sky(tmp_path: Path) -> None:

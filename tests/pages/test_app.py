@@ -128,7 +128,7 @@ def test_a_run_with_nothing_to_show_says_what_to_do(viewer: Get, run: Run) -> No
     ("params", "where"),
     [
         ({"source": "instcal"}, "20190405/instcal"),
-        ({"injected": True}, "20190405/drp_injected"),
+        ({"injected": "auto"}, "20190405/drp"),
     ],
 )
 def test_the_params_say_where_a_scorecard_will_be(

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 class PrepareApdbOperator(FacilityOperator):
     """Make the APDB of a template, or take the one that is there; hold its lock meanwhile.
 
-    Reads the params ``coadd_subset``, ``template_type``, ``apdb``, ``apdb_policy`` and ``dry_run``. Returns
-    the APDB's name, its configuration file, and the ``outcome``: ``created``, ``used`` or ``reset``.
+    Reads the params ``coadd_subset``, ``template_type``, ``apdb``, ``apdb_policy``, ``apdb_templates`` and
+    ``dry_run``. Returns the APDB's name, its configuration file, and the ``outcome``: ``created``, ``used``
+    or ``reset``.
 
     :param template_version: version of the template that the difference images are made with (templated);
-        it is recorded, and an APDB that was made with another is refused.
+        it is recorded, and an APDB that was made with another is refused unless the params say otherwise.
     """
 
     template_fields: Sequence[str] = (*FacilityOperator.template_fields, "template_version")
@@ -43,6 +44,7 @@ class PrepareApdbOperator(FacilityOperator):
             template=collections.coadd(params["coadd_subset"], params["template_type"]),
             template_version=self.template_version,
             policy=params["apdb_policy"],
+            template_policy=params["apdb_templates"],
         )
         self.log.info("APDB %s: %s", name, made)
         return {"apdb": name, "apdb_config": made["config"], "outcome": made["outcome"]}

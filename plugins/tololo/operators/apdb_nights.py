@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from tololo.hooks.apdb_products import ApdbProducts
 
-PASSED_ON = ("repo", "coadd_subset", "template_type", "apdb", "proc_type", "site", "thresholds")
+PASSED_ON = (
+    *("repo", "coadd_subset", "template_type", "apdb", "apdb_templates", "proc_type", "site", "thresholds"),
+    *("method", "alerts", "allow_own_night"),
+)
 """Params that a run of a waiting night takes over from the run that triggers it."""
 SELECTING = ("where", "detectors")
 """Params that make a run take less than the whole night."""

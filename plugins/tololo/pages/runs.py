@@ -12,7 +12,6 @@ from airflow.models.dagrun import DagRun
 from airflow.models.xcom import XComModel
 from sqlalchemy import select
 
-from tololo.facility.collections import INJECTED
 from tololo.facility.errors import NothingToDoError
 from tololo.pages.engine import ask, repository
 from tololo.params import night_of
@@ -110,8 +109,6 @@ def find(session: Session, dag_run: DagRun) -> Place:
             f"Runs of {dag_run.dag_id} have no scorecard",
             remedy="open a run of nightly_decam, or the night board in the navigation",
         )
-    if params.get("injected"):
-        proc_type += INJECTED
     night = night_of({"dag_run": dag_run, "params": params})
     return Place(repository(params["repo"]), night, proc_type)
 

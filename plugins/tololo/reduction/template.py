@@ -49,7 +49,8 @@ class DetectorTemplate:
 def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]]) -> DetectorTemplate | None:
     """Resample the patches of a template onto a detector; `None` if no pixel of it is covered.
 
-    Where patches overlap, the first one given has the word; within a tract they hold the same pixels.
+    Where patches overlap, the one that reaches most of the detector has the word; within a tract they hold
+    the same pixels.
 
     Parameters
     ----------
@@ -65,10 +66,11 @@ def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]
     matched = False
     visits: set[int] = set()
     nights: set[int] = set()
-    for coadd, patch in coadds:
-        source = planes_of(coadd)
-
-        x0, y0, x1, y1 = _reached(science, patch, source)
+    sources = [(coadd, patch, planes_of(coadd)) for coadd, patch in coadds]
+    reached = [_reached(science, patch, source) for _, patch, source in sources]
+    for n in sorted(range(len(sources)), key=lambda n: -_area(reached[n])):
+        coadd, patch, source = sources[n]
+        x0, y0, x1, y1 = _still_empty(planes, reached[n])
         if x0 >= x1 or y0 >= y1:
             continue
 
@@ -136,6 +138,20 @@ def _reached(science: VisitImage, patch: Patch, source: Planes) -> tuple[int, in
         min(nx, int(x.max()) + NODE_STEP + 1),
         min(ny, int(y.max()) + NODE_STEP + 1),
     )
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _still_empty(planes: Planes, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Return the part of a box that holds all its pixels without data."""
+    x0, y0, x1, y1 = box
+    empty = ~np.isfinite(planes.image[y0:y1, x0:x1])
+    rows, columns = np.flatnonzero(empty.any(axis=1)), np.flatnonzero(empty.any(axis=0))
+    if not rows.size:
+        return 0, 0, 0, 0
+    return x0 + int(columns[0]), y0 + int(rows[0]), x0 + int(columns[-1]) + 1, y0 + int(rows[-1]) + 1
 
 
 def _nodes(length: int) -> NDArray[np.float64]:

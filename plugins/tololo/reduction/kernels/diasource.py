@@ -19,7 +19,7 @@ from tololo.reduction.kernels.dipole import fit_dipoles
 from tololo.reduction.kernels.photometry import aperture_photometry, forced_psf_photometry, psf_photometry
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.rejection import rejection_of
-from tololo.reduction.kernels.residuals import misfit_plane
+from tololo.reduction.kernels.residuals import add_misfit, misfit_plane
 from tololo.reduction.kernels.starfit import EDGE, FAILED
 from tololo.reduction.kernels.subtraction import Subtraction
 from tololo.reduction.kernels.trail import fit_trails
@@ -110,8 +110,7 @@ def measure_difference(
         subtraction.matched_template, filtered.flux, filtered.flux_variance, kernel, fwhm, inexact
     )
     # So much of a pixel's value the kernel may have wrong; near a bright star it must not spoil a fit.
-    peak_misfit = misfit * np.float32(kernel.max())
-    noise = subtraction.variance + peak_misfit * peak_misfit
+    noise = add_misfit(subtraction.variance, misfit, float(kernel.max()))
 
     x, y, peak = find_peaks(filtered.score, threshold, both_signs=True, edge=2)
     order = np.argsort(-np.abs(peak), kind="stable")

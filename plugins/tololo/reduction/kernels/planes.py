@@ -33,10 +33,20 @@ def check_planes(
     noise = np.ascontiguousarray(variance, dtype=np.float32)
     masked = np.ascontiguousarray(bad, dtype=np.bool_)
     if count_unusable(data.reshape(-1), noise.reshape(-1)):
-        unusable = ~(np.isfinite(data) & (noise > 0) & (noise < np.inf))
-        masked = masked | unusable
-        data, noise = np.where(unusable, np.float32(0), data), np.where(unusable, np.float32(1), noise)
+        data, noise, masked = data.copy(), noise.copy(), masked.copy()
+        _blank_unusable(data.reshape(-1), noise.reshape(-1), masked.reshape(-1))
     return data, noise, masked
+
+
+@compiled
+def _blank_unusable(data: NDArray[np.float32], noise: NDArray[np.float32], masked: NDArray[np.bool_]) -> None:
+    """Mask the pixels that `count_unusable` counts, and give them 0 and the variance 1."""
+    limit = np.float32(np.inf)
+    for i in range(data.size):
+        usable = (abs(data[i]) < limit) & (noise[i] > np.float32(0.0)) & (noise[i] < limit)
+        data[i] = data[i] if usable else np.float32(0.0)
+        noise[i] = noise[i] if usable else np.float32(1.0)
+        masked[i] |= not usable
 
 
 @compiled

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tololo.reduction.kernels.compiled import compiled
 from tololo.reduction.kernels.detection import correlate_separable, find_peaks, separate, trim
@@ -70,13 +69,34 @@ def misfit_plane(
     light = template_light(template, kernel)
     error = kernel_error(flux, flux_variance, light, fwhm)
     misfit = np.zeros_like(light)
-    _spread_light(light, flux_variance, error, fwhm, misfit)
+    everywhere = np.empty((0, 0), np.bool_)
+    _spread_light(light, flux_variance, error, fwhm, everywhere, misfit)
     _add_wings(light, *_bright_peaks(light, flux_variance), WING_ERROR, fwhm, misfit)
     if inexact is not None and inexact.any():
-        around = ndimage.maximum_filter(inexact, (2 * math.ceil(fwhm) + 1,) * 2)
-        local = np.where(around, light, np.float32(0))
-        _spread_light(local, flux_variance, INEXACT_ERROR, fwhm, misfit)
+        _spread_light(light, flux_variance, INEXACT_ERROR, fwhm, inexact, misfit)
     return misfit, error
+
+
+def add_misfit(
+    variance: NDArray[np.float32], misfit: NDArray[np.float32], peak: float
+) -> NDArray[np.float32]:
+    """Return the variance with the square of what the kernel may have wrong of a pixel's value added."""
+    noise = np.empty_like(variance)
+    _add_square(variance, misfit, np.float32(peak), noise)
+    return noise
+
+
+@compiled
+def _add_square(
+    variance: NDArray[np.float32],
+    misfit: NDArray[np.float32],
+    peak: np.float32,
+    noise: NDArray[np.float32],
+) -> None:
+    for y in range(variance.shape[0]):
+        for x in range(variance.shape[1]):
+            own = misfit[y, x] * peak
+            noise[y, x] = variance[y, x] + own * own
 
 
 def template_light(template: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -108,9 +128,9 @@ def kernel_error(
         faint stars, of which the noise hides what the kernel leaves, say little, and those that have changed
         are outvoted.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bright = light / np.sqrt(flux_variance)
-    x, y, _ = find_peaks(np.where(np.isfinite(bright), bright, 0), STAR_SNR, edge=2)
+    bright = np.empty_like(light)
+    _divide_by_noise(light, flux_variance, bright)
+    x, y, _ = find_peaks(bright, STAR_SNR, edge=2)
     reach = math.ceil(fwhm)
     left = np.full(x.size, np.nan)
     noise, star = np.ones(x.size), np.ones(x.size)
@@ -135,14 +155,41 @@ def kernel_error(
 
 
 @compiled
+def _divide_by_noise(
+    light: NDArray[np.float32], flux_variance: NDArray[np.float32], ratio: NDArray[np.float32]
+) -> None:
+    """Fill the signal to noise; 0 where there is no data."""
+    for y in range(light.shape[0]):
+        for x in range(light.shape[1]):
+            value = light[y, x] / np.sqrt(flux_variance[y, x])
+            ratio[y, x] = value if abs(value) < np.inf else 0.0
+
+
+@compiled
+def _is_near(places: NDArray[np.bool_], x: int, y: int, distance: int) -> bool:
+    """Tell whether one of some places lies in the square around a pixel; of no places, yes."""
+    if places.size == 0:
+        return True
+    ny, nx = places.shape
+    for j in range(max(0, y - distance), min(ny, y + distance + 1)):
+        for i in range(max(0, x - distance), min(nx, x + distance + 1)):
+            if places[j, i]:
+                return True
+    return False
+
+
+@compiled
 def _spread_light(
     light: NDArray[np.float32],
     flux_variance: NDArray[np.float32],
     error: float,
     fwhm: float,
+    near: NDArray[np.bool_],
     misfit: NDArray[np.float32],
 ) -> None:
     """Raise ``misfit`` to ``error`` times the largest nearby template flux, tapered, where that matters.
+
+    Only of light within a FWHM of the places ``near``, if there are such.
 
     The lobes that a wrong kernel leaves lie within a FWHM of the star: the taper is a Gaussian of sigma 0.6
     FWHM.
@@ -158,6 +205,8 @@ def _spread_light(
         for x in range(nx):
             value = light[y, x]
             if value <= 0.0 or share * value * value < flux_variance[y, x] < np.inf:
+                continue
+            if not _is_near(near, x, y, math.ceil(fwhm)):
                 continue
             for j in range(max(0, y - reach), min(ny, y + reach + 1)):
                 low, high = max(0, x - reach), min(nx, x + reach + 1)

@@ -166,6 +166,10 @@ def warp(
             f"grids {grid_x.shape} and {grid_y.shape}, output {shape} with step {step} needs {nodes}",
             "make it with grid_of(transform, shape, step)",
         )
+    if _is_turned(grid_x, grid_y):
+        # Detectors lie across the sky's axes: read along the rows of the memory, that is twice as fast.
+        image, variance, mask_bits, bad = image.T, variance.T, mask_bits.T, bad.T
+        grid_x, grid_y = grid_y, grid_x
     scale = np.ascontiguousarray(np.broadcast_to(np.asarray(area, float), nodes))
     image = np.ascontiguousarray(image, np.float32)
     variance = np.ascontiguousarray(variance, np.float32)
@@ -191,6 +195,12 @@ def warp(
         coverage,
     )
     return Warped(out, out_variance, bits, coverage)
+
+
+def _is_turned(grid_x: NDArray[np.float64], grid_y: NDArray[np.float64]) -> bool:
+    """Tell whether the rows of the output run along the columns of the input."""
+    along, across = (float(np.abs(np.diff(grid, axis=1)).sum()) for grid in (grid_x, grid_y))
+    return across > along
 
 
 def _weight_table() -> NDArray[np.float32]:
