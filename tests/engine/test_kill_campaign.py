@@ -214,6 +214,7 @@ def plan(chance: random.Random, *victims: str, quanta: int = 90) -> list[Kill]:
     return [Kill(victim, "quanta", chance.randrange(quanta)) for victim in victims]
 
 
+@pytest.mark.long
 def test_a_run_of_which_everything_is_killed(home: Path, tmp_path: Path, chance: random.Random) -> None:
     kills = plan(chance, *VICTIMS)
     kills.append(Kill(chance.choice(("caller", "driver", "all")), chance.choice(MOMENTS)))

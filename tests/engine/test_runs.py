@@ -338,6 +338,7 @@ def test_of_two_drivers_at_once_one_drives(request_: RunRequest, hook: BpsHook, 
     assert (submissions(hook.folder), len(executions(journal))) == (1, 6)
 
 
+@pytest.mark.long
 def test_of_several_that_start_at_once_all_follow_one_attempt(request_: RunRequest, hook: BpsHook) -> None:
     with ThreadPoolExecutor(4) as pool:
         attempts = list(pool.map(lambda _: hook.attach_or_start(request_), range(4)))
@@ -491,6 +492,7 @@ def test_a_run_that_loses_its_lock_is_cut_off(
     assert sum(execution.detector == 1 for execution in executions(journal)) == 2
 
 
+@pytest.mark.long
 def test_memory_is_doubled_after_an_attempt_that_had_too_little(request_: RunRequest, hook: BpsHook) -> None:
     first = attempt_of(hook.folder, request_)
     outcome = {"memory_failures": 1}

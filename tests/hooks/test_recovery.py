@@ -76,6 +76,7 @@ def test_a_limit_is_an_alarm(hook: RecoveryHook, chain: str) -> None:
     assert hook.measure(chain, dry_run=True).new
 
 
+@pytest.mark.long
 def test_nights_are_followed(hook: RecoveryHook, chain: str) -> None:
     later = plant(Path(hook.repository), SPARE, (SPARE_VISIT, Sky(depth=23.4)))
     hook.measure(later)

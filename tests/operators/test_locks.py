@@ -235,6 +235,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.services
 def test_in_airflow_a_failed_run_releases_and_an_ended_one_is_broken(tmp_path: Path, red: str) -> None:
     (tmp_path / "dags").mkdir()

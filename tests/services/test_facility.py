@@ -114,6 +114,7 @@ def test_the_command_line_works_on_the_same_airflow(running):
     assert running.postgres.url("apdb", "psycopg2").split("?")[0].rsplit("/", 1)[0] in answer.stdout
 
 
+@pytest.mark.long
 def test_after_a_crash_of_everything_up_starts_again(running):
     home = running.home
     before = pids(home)

@@ -120,6 +120,7 @@ def test_pipetask_runs_it(repository: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_faults_are_judged_for_what_they_are(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             postgres.stop(home)
 
 
+@pytest.mark.long
 def test_a_run_outlives_the_triggerer_and_ends_with_its_task(running: Running) -> None:
     write_faults(running.faults, sleep={"*": 600})
     run_id = running.trigger(PARENT)

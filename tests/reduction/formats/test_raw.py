@@ -181,8 +181,10 @@ def test_the_wcs_of_real_headers_is_read_as_expected() -> None:
     documents = yaml.safe_load((REAL_RAW / "expectedStandardizedValues.yaml").read_text())
     expected = documents[CUTOUT.name]["wcs"]
     assert len(expected) == 62
-    for index, values in enumerate(expected, 1):
-        cards = dict(RawFormatter.read_detector(CUTOUT, fits.getheader(CUTOUT, index)["CCDNUM"]).metadata)
+    with fits.open(CUTOUT) as hdus:
+        numbers = [int(hdu.header["CCDNUM"]) for hdu in hdus[1:63]]
+    for number, values in zip(numbers, expected, strict=True):
+        cards = dict(RawFormatter.read_detector(CUTOUT, number).metadata)
         (center,) = WCS(fits.Header(wcs_cards(cards, "real"))).all_pix2world([[50, 50]], 0)
         vector = SkyCoord(*center, unit="deg").cartesian.xyz.value
         np.testing.assert_allclose(vector, [values[f"center_{axis}"] for axis in "xyz"], atol=2e-6)

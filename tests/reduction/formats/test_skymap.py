@@ -110,6 +110,7 @@ def test_register_over_a_footprint(tmp_path: Path) -> None:
             HSC.register(butler, "copy", [])
 
 
+@pytest.mark.long
 def test_killed_registration_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tololo.reduction.formats.skymap as module
 
