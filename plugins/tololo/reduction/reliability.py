@@ -63,11 +63,11 @@ class ReliabilityModel:
 
     @property
     def version(self) -> str:
-        """Short name, of the content that makes the numbers."""
+        """Short name, of the content that makes the numbers; the APDB has 7 characters for it."""
         content = {
             key: value for key, value in self.as_dict().items() if key not in ("provenance", "version")
         }
-        return f"trees-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]}"
+        return f"t{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]}"
 
     @cached_property
     def _nodes(self) -> dict[str, NDArray[Any]]:
