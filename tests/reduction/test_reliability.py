@@ -61,6 +61,7 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model.json").read_text())["version"] == again.version
     assert model(provenance={}).version == model().version != model(offset=0.3).version
     assert list(tmp_path.iterdir()) == [tmp_path / "model.json"]
+    assert len(model().version) <= 7, "what DiaSource.reliabilityVersion holds"
 
 
 def broken(**changes: Any) -> str:

@@ -144,14 +144,20 @@ def _tom_count(tom: TomInfo, what: str) -> int:
 
 
 def _all(butler: Butler, kind: str) -> list[DatasetRef]:
-    """Return one ref for each data ID of a dataset type, the newest where there are several."""
+    """Return one ref for each data ID of a dataset type, the newest where there are several.
+
+    What holds injected sources does not count.
+    """
     from lsst.daf.butler import MissingDatasetTypeError
+
+    from tololo.facility import collections
 
     try:
         refs = butler.query_datasets(kind, collections="*", find_first=False, explain=False, limit=None)
     except MissingDatasetTypeError:
         return []
-    return list({ref.dataId: ref for ref in sorted(refs, key=lambda ref: ref.run)}.values())
+    plain = [ref for ref in refs if not collections.is_injected(ref.run)]
+    return list({ref.dataId: ref for ref in sorted(plain, key=lambda ref: ref.run)}.values())
 
 
 def _key(ref: DatasetRef) -> tuple[int, int]:
