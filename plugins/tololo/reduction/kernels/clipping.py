@@ -167,15 +167,19 @@ def _excess(
     spread: NDArray[np.float64],
     m: int,
     k: int,
+    total: float,
     factors: NDArray[np.float64],
     allowance: float,
 ) -> float:
-    """Squared distance of the k-th of m values from the median of the others, over its expected variance."""
+    """Squared distance of the k-th of m values from the median of the others, over its expected variance.
+
+    ``total`` is the sum of the m variances.
+    """
     if m < 2:
         return 0.0
     a, b = (m - 2) // 2, (m - 1) // 2
     middle = 0.5 * (ranked[a + 1 if a >= k else a] + ranked[b + 1 if b >= k else b])
-    others = np.sum(spread[:m]) - spread[k]
+    others = total - spread[k]
     expected = spread[k] + factors[m - 1] * others / (m - 1) ** 2 + (allowance * middle) ** 2
     return float((ranked[k] - middle) ** 2 / max(expected, 1e-30))
 
@@ -198,8 +202,9 @@ def _outliers(
     m = usable
     for _ in range(usable // 2):
         worst, largest = -1, n_sigma * n_sigma
+        total = np.sum(spread[:m])
         for k in range(m):
-            excess = _excess(ranked, spread, m, k, factors, allowance)
+            excess = _excess(ranked, spread, m, k, total, factors, allowance)
             if excess > largest:
                 worst, largest = k, excess
         if worst < 0:
@@ -207,6 +212,25 @@ def _outliers(
         skip |= np.uint64(1) << np.uint64(origin[worst])
         m = _gather(values, noise, x, y, skip, ranked, spread, origin)
     return skip
+
+
+@compiled
+def _is_far(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    inputs: NDArray[np.int64],
+    x: int,
+    y: int,
+    median: np.float32,
+    screen: np.float32,
+    share: np.float32,
+) -> bool:
+    """Tell whether one of some inputs is so far from the median of a pixel that the full test is worth it."""
+    for p in inputs:
+        d = values[p, y, x] - median
+        if d * d > screen * (noise[p, y, x] + share * median * median):
+            return True
+    return False
 
 
 @compiled
@@ -224,25 +248,27 @@ def reject_neighbours(
     seed = rejected.copy()
     screen, share = _screen(n_sigma, n), np.float32(allowance * allowance)
     ranked, spread, origin = np.empty(n), np.empty(n), np.empty(n, np.int64)
+    hit = np.empty(n, np.int64)
     for y in range(ny):
         for x in range(nx):
             if seed[y, x] == 0:
                 continue
+            hits = 0
+            for p in range(n):
+                if seed[y, x] & (np.uint64(1) << np.uint64(p)) != 0:
+                    hit[hits] = p
+                    hits += 1
             for j in range(max(0, y - 1), min(ny, y + 2)):
                 for i in range(max(0, x - 1), min(nx, x + 2)):
                     if rejected[j, i] != 0:
                         continue
-                    near, suspect = medians[j, i], False
-                    for p in range(n):
-                        if seed[y, x] & (np.uint64(1) << np.uint64(p)) != 0:
-                            d = values[p, j, i] - near
-                            suspect |= d * d > screen * (noise[p, j, i] + share * near * near)
-                    if not suspect:
+                    if not _is_far(values, noise, hit[:hits], i, j, medians[j, i], screen, share):
                         continue
                     m = _gather(values, noise, i, j, rejected[j, i], ranked, spread, origin)
+                    total = np.sum(spread[:m])
                     for k in range(m):
                         bit = np.uint64(1) << np.uint64(origin[k])
                         if seed[y, x] & bit != 0 and (
-                            _excess(ranked, spread, m, k, factors, allowance) > n_sigma * n_sigma
+                            _excess(ranked, spread, m, k, total, factors, allowance) > n_sigma * n_sigma
                         ):
                             rejected[j, i] |= bit

@@ -148,10 +148,19 @@ def stack(
             if method == "meanclip" and n > 1:
                 expected = noise if tolerance is None else noise + tolerance[wide]
                 rejected = clip(values, expected, n_sigma, psf_allowance)[inner]
-                hit = rejected[rejected != 0]
-                clipped += [np.count_nonzero(hit & (np.uint64(1) << np.uint64(p))) for p in range(n)]
+                _count_bits(rejected, clipped)
             _mean(values[:, inner], noise[:, inner], bits[:, inner], rejected, share, clipped_bit, *out)
     return Stacked(image, variance, n_used, mask, clipped)
+
+
+@compiled
+def _count_bits(rejected: NDArray[np.uint64], clipped: NDArray[np.int64]) -> None:
+    """Add to ``clipped`` in how many pixels the bit of each input is set."""
+    for y in range(rejected.shape[0]):
+        for x in range(rejected.shape[1]):
+            if rejected[y, x] != 0:
+                for p in range(clipped.size):
+                    clipped[p] += np.int64((rejected[y, x] >> np.uint64(p)) & np.uint64(1))
 
 
 @compiled
