@@ -307,14 +307,14 @@ def test_whoever_asks_again_gets_another_driver_for_the_same_attempt(
     request_: RunRequest, hook: BpsHook, faults: Path
 ) -> None:
     """As the operator does, with the engine server."""
-    write_faults(faults, sleep={"*": 0.5})
+    write_faults(faults, sleep={"*": 2.0})
     attempt = hook.attach_or_start(request_)
     state = wait_for(attempt, ("submitted",))
     os.kill(state.pid, signal.SIGKILL)
     until(lambda: not attempt.is_alive(), "the driver to die")
     assert runner.is_running(attempt.submit_path), "the jobs go on meanwhile"
     assert hook.attach_or_start(request_).folder == attempt.folder
-    until(lambda: attempt.state.drivers == 2, "the new driver: the runner does not keep it out")
+    until(lambda: attempt.state.drivers >= 2, "the new driver: the runner does not keep it out")
     assert wait_for(attempt, ENDED).drivers == 2
     check_complete(request_, hook.folder)
     assert submissions(hook.folder) == 1
