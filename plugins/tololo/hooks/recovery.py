@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tololo.engine.repositories import existing, find_collection, known_types
+from tololo.engine.repositories import existing, known_types
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.nights import parse_night
@@ -16,8 +14,8 @@ from tololo.facility.recovery import HISTORY, HISTORY_PLOT, PLOT, SUMMARY, TABLE
 from tololo.hooks.butler import ButlerHook
 from tololo.hooks.calibration_candidates import runs_below
 from tololo.hooks.chains import write_chain
-from tololo.hooks.dataset_types import register_dataset_type
 from tololo.hooks.injection import visits_of
+from tololo.hooks.results import plain, record
 from tololo.hooks.selection import INSTRUMENT
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ DATASETS = {
 }
 """Dataset types and their storage classes; `tololo.reduction.recovery` says what they hold."""
 
-DIMENSIONS = ("instrument", "day_obs")
 STEP = "recovery"
 
 
@@ -111,14 +108,16 @@ def measure_recovery(
     limits = limits or Limits()
     night = _night_of(chain)
     measured, catalogue = _gather(butler, chain)
-    summary: dict[str, Any] = _plain(_summary(chain, night, measured, catalogue, limits))
+    summary: dict[str, Any] = plain(_summary(chain, night, measured, catalogue, limits))
     runs = runs_below(butler, f"{chain}/{STEP}")
     products: dict[str, Any] = {TABLE: bins(measured), SUMMARY: summary}
     earlier = [item for item in summaries(butler, chain) if int(item["night"]) < night]
     run = _same(butler, night, runs, products, earlier)
     is_new = run is None
     if not dry_run:
-        run = run or _write(butler, night, chain, runs, products, earlier)
+        if run is None:
+            whole = products | _told(products, earlier)
+            run = record(butler, chain, STEP, runs, whole, DATASETS, instrument=INSTRUMENT, day_obs=night)
         write_chain(butler, chain, [run])
     return NightRecovery(chain, run or "", is_new, summary)
 
@@ -175,14 +174,14 @@ def _gather(butler: Butler, chain: str) -> tuple[Night, str]:
             chain,
             "run difference_imaging for this night with the param injected",
         )
-    plain = _refs(butler, "dia_source_unfiltered", chain.removesuffix(collections.INJECTED))
+    without_injected = _refs(butler, "dia_source_unfiltered", chain.removesuffix(collections.INJECTED))
     seeing = _seeing(butler, chain)
 
     def detectors() -> Iterator[Injected]:
         from tololo.reduction.recovery import Injected
 
         for key in both:
-            without = plain.get(key)
+            without = without_injected.get(key)
             yield Injected(
                 *key,
                 band=str(truth[key].dataId["band"]),
@@ -253,6 +252,20 @@ def _notes(measured: Night) -> Iterator[str]:
         )
 
 
+def _told(products: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the night's plot, and the history with the nights before it."""
+    from tololo.reduction.recovery_history import history, plot_history
+    from tololo.reduction.recovery_plots import plot_recovery
+
+    summary = products[SUMMARY]
+    told = history([*earlier, summary])
+    return {
+        PLOT: plot_recovery(products[TABLE], summary),
+        HISTORY: told,
+        HISTORY_PLOT: plot_history(told, summary["limits"]),
+    }
+
+
 def _same(
     butler: Butler, night: int, runs: list[str], products: dict[str, Any], earlier: list[dict[str, Any]]
 ) -> str | None:
@@ -270,48 +283,4 @@ def _same(
         before[kind] = butler.get(ref)
     told = history([*earlier, products[SUMMARY]])
     same = is_same(before[TABLE], products[TABLE]) and is_same(before[HISTORY], told)
-    return runs[0] if same and _plain(before[SUMMARY]) == products[SUMMARY] else None
-
-
-def _write(
-    butler: Butler,
-    night: int,
-    chain: str,
-    runs: list[str],
-    products: dict[str, Any],
-    earlier: list[dict[str, Any]],
-) -> str:
-    from tololo.reduction.recovery_history import history, plot_history
-    from tololo.reduction.recovery_plots import plot_recovery
-
-    summary = products[SUMMARY]
-    told = history([*earlier, summary])
-    whole = products | {
-        PLOT: plot_recovery(products[TABLE], summary),
-        HISTORY: told,
-        HISTORY_PLOT: plot_history(told, summary["limits"]),
-    }
-    for kind, storage_class in DATASETS.items():
-        register_dataset_type(butler, kind, DIMENSIONS, storage_class)
-    run = _free_run(butler, night, chain, runs)
-    with butler.transaction():
-        for kind, product in whole.items():
-            butler.put(product, kind, instrument=INSTRUMENT, day_obs=night, run=run)
-    return run
-
-
-def _free_run(butler: Butler, night: int, chain: str, runs: list[str]) -> str:
-    """Return a RUN for new results: one that was left empty if it is the newest, else one of now."""
-    if runs and butler.find_dataset(TABLE, instrument=INSTRUMENT, day_obs=night, collections=runs[0]) is None:
-        return runs[0]
-    now = datetime.now(UTC)
-    parent, _, last = chain.rpartition("/")
-    while find_collection(butler, run := collections.run(parent, last, STEP, now)) is not None:
-        now += timedelta(seconds=1)
-    butler.collections.register(run)
-    return run
-
-
-def _plain(content: Any) -> Any:
-    """Return what JSON makes of it, as it comes back from a file."""
-    return json.loads(json.dumps(content))
+    return runs[0] if same and plain(before[SUMMARY]) == products[SUMMARY] else None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tololo.engine.repositories import find_collection, known_types
+from tololo.engine.repositories import known_types
 from tololo.facility import collections
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.nights import parse_night
 from tololo.facility.scorecard import PLOT, SUMMARY, TABLE, Limits, Word
 from tololo.hooks.calibration_candidates import runs_below
 from tololo.hooks.chains import write_chain
-from tololo.hooks.dataset_types import register_dataset_type
+from tololo.hooks.results import plain, record
 from tololo.hooks.scorecard_inputs import gather
 from tololo.hooks.selection import INSTRUMENT
 
@@ -27,6 +25,7 @@ DATASETS = {TABLE: "ArrowAstropy", SUMMARY: "StructuredDataDict", PLOT: "Plot"}
 
 DIMENSIONS = ("instrument", "day_obs")
 PROC_TYPES = ("drp", "instcal")
+STEP = "scorecard"
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ def score_night(
     found by the next, which writes the chain, or takes the empty RUN.
     """
     from tololo.reduction.scorecard import score, summarise
+    from tololo.reduction.scorecard_plots import plot_night
     from tololo.reduction.scorecard_text import describe
 
     night = parse_night(night)
@@ -117,7 +117,10 @@ def score_night(
     run = _same(butler, night, runs, scored.table, summary)
     is_new = run is None
     if not dry_run:
-        run = run or _write(butler, night, chain, runs, scored.table, summary)
+        if run is None:
+            plot = plot_night(scored.table, summary)
+            products = {TABLE: scored.table, SUMMARY: plain(summary), PLOT: plot}
+            run = record(butler, chain, STEP, runs, products, DATASETS, instrument=INSTRUMENT, day_obs=night)
         write_chain(butler, chain, [run])
     counts = {name: summary[name] for name in ("visits", "accepted", "flagged", "rejected")}
     return NightScore(
@@ -152,7 +155,7 @@ def _newest(butler: Butler, kind: str, night: int, runs: list[str]) -> Any:
 
 
 def _runs(butler: Butler, chain: str) -> list[str]:
-    return runs_below(butler, f"{chain}/scorecard")
+    return runs_below(butler, f"{chain}/{STEP}")
 
 
 def _same(butler: Butler, night: int, runs: list[str], table: Table, summary: dict[str, Any]) -> str | None:
@@ -162,41 +165,7 @@ def _same(butler: Butler, night: int, runs: list[str], table: Table, summary: di
     before = _newest(butler, TABLE, night, runs)
     if before is None or not is_same(before, table):
         return None
-    if _plain(_newest(butler, SUMMARY, night, runs)) != _plain(summary):
+    if plain(_newest(butler, SUMMARY, night, runs)) != plain(summary):
         return None
     ref = butler.find_dataset(TABLE, instrument=INSTRUMENT, day_obs=night, collections=runs)
     return None if ref is None else ref.run
-
-
-def _write(
-    butler: Butler, night: int, chain: str, runs: list[str], table: Table, summary: dict[str, Any]
-) -> str:
-    from tololo.reduction.scorecard_plots import plot_night
-
-    for kind, storage_class in DATASETS.items():
-        register_dataset_type(butler, kind, DIMENSIONS, storage_class)
-    products = {TABLE: table, SUMMARY: _plain(summary), PLOT: plot_night(table, summary)}
-    run = _free_run(butler, night, chain, runs)
-    with butler.transaction():
-        for kind, product in products.items():
-            butler.put(product, kind, instrument=INSTRUMENT, day_obs=night, run=run)
-    return run
-
-
-def _free_run(butler: Butler, night: int, chain: str, runs: list[str]) -> str:
-    """Return a RUN for a new scorecard: one that was left empty if it is the newest, else one of now."""
-    if runs and butler.find_dataset(TABLE, instrument=INSTRUMENT, day_obs=night, collections=runs[0]) is None:
-        return runs[0]
-    now = datetime.now(UTC)
-    night_part, _, proc_type = chain.partition("/")
-    while (
-        find_collection(butler, run := collections.run(night_part, proc_type, "scorecard", now)) is not None
-    ):
-        now += timedelta(seconds=1)
-    butler.collections.register(run)
-    return run
-
-
-def _plain(content: Any) -> Any:
-    """Return what JSON makes of it, as it comes back from a file."""
-    return json.loads(json.dumps(content))

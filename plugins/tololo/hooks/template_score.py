@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,7 @@ from tololo.facility.errors import NothingToDoError
 from tololo.facility.templates import METRICS, PLOT, SUMMARY, TABLE, Judgement, Limits, judge
 from tololo.hooks.calibration_candidates import runs_below
 from tololo.hooks.chains import write_chain
-from tololo.hooks.dataset_types import register_dataset_type
-from tololo.hooks.template_records import free_run
+from tololo.hooks.results import plain, record
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -76,6 +74,7 @@ def score_version(
     The three datasets are written in one transaction, then the chain of the version. A RUN that a killed
     process leaves empty is taken by the next; the same metrics again write nothing.
     """
+    from tololo.reduction.template_plots import plot_template
     from tololo.reduction.template_summary import describe, report, summarise
 
     if not (templates := count_of(butler, "template_coadd", version)):
@@ -90,7 +89,8 @@ def score_version(
     run = _same(butler, skymap, runs, table, summary)
     is_new = run is None
     if run is None:
-        run = _write(butler, version, skymap, table, summary)
+        products = {TABLE: table, SUMMARY: plain(summary), PLOT: plot_template(table, summary)}
+        run = record(butler, version, STEP, runs, products, DATASETS, skymap=skymap)
     write_chain(butler, version, [run])
     figure = butler.getURI(PLOT, skymap=skymap, collections=run).ospath
     return VersionScore(
@@ -139,34 +139,12 @@ def _judge(
 
 def _same(butler: Butler, skymap: str, runs: list[str], table: Table, summary: dict[str, Any]) -> str | None:
     """Return the RUN of the newest summary if it says the same."""
+    from tololo.reduction.scorecard import is_same
+
     if not runs or not known_types(butler, [SUMMARY]):
         return None
     ref = butler.find_dataset(SUMMARY, skymap=skymap, collections=runs)
-    if ref is None or butler.get(ref) != _plain(summary):
+    if ref is None or butler.get(ref) != plain(summary):
         return None
     before = butler.get(TABLE, skymap=skymap, collections=ref.run)
-    same = before.colnames == table.colnames and _told(before) == _told(table)
-    return ref.run if same else None
-
-
-def _told(table: Table) -> str:
-    """Return a table as text: the same numbers, also NaN, are the same text."""
-    return repr([list(row) for row in table.as_array().tolist()])
-
-
-def _write(butler: Butler, version: str, skymap: str, table: Table, summary: dict[str, Any]) -> str:
-    from tololo.reduction.template_plots import plot_template
-
-    for kind, storage_class in DATASETS.items():
-        register_dataset_type(butler, kind, ("skymap",), storage_class)
-    products = {TABLE: table, SUMMARY: _plain(summary), PLOT: plot_template(table, summary)}
-    run = free_run(butler, version, STEP, TABLE, skymap=skymap)
-    with butler.transaction():
-        for kind, product in products.items():
-            butler.put(product, kind, skymap=skymap, run=run)
-    return run
-
-
-def _plain(content: Any) -> Any:
-    """Return what JSON makes of it, as it comes back from a file."""
-    return json.loads(json.dumps(content))
+    return ref.run if is_same(before, table) else None
