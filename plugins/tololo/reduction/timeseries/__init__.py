@@ -1,0 +1,1 @@
+"""Light curves of targets from reduced frames: datasets of one target, instrument and filter."""

@@ -1,0 +1,233 @@
+"""The stars of a dataset: those of its reference frame, with the magnitudes of a reference catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from tololo.facility.errors import BadInputError
+from tololo.reduction.formats.tract import unit_vectors
+from tololo.reduction.timeseries.frames import Frame
+
+Floats = NDArray[np.float64]
+
+FILE = "star_catalog.ecsv"
+"""In the folder of the dataset."""
+
+SAME = 1.5
+"""Arcsec within which a source of the reference frame and a star of the catalogue are one."""
+
+BANDS = {
+    "up": ("u", "u", "g"),
+    "gp": ("g", "g", "r"),
+    "rp": ("r", "r", "i"),
+    "ip": ("i", "r", "i"),
+    "zs": ("z", "i", "z"),
+    "SDSS-G": ("g", "g", "r"),
+    "SDSS-I": ("i", "r", "i"),
+}
+"""Magnitude, and the two of the colour, that calibrate each filter."""
+
+_TEXT = (".csv", ".ecsv", ".dat")
+
+
+@dataclass(frozen=True)
+class Stars:
+    """Stars of a dataset; the target is the first.
+
+    Attributes
+    ----------
+    ra, dec : `numpy.ndarray`, (n,)
+        ICRS degrees.
+    flux : `numpy.ndarray`, (n,)
+        Counts on the reference frame, NaN where it does not show the star.
+    magnitude, error, color : `numpy.ndarray`, (n,)
+        Of the reference catalogue, NaN where it has none.
+    reference_image : `str`
+        The frame that they were found on.
+    """
+
+    ra: Floats
+    dec: Floats
+    flux: Floats
+    magnitude: Floats
+    error: Floats
+    color: Floats
+    reference_image: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Change of this means that frames have to be measured again: other places."""
+        places = np.round(np.column_stack([self.ra, self.dec]), 7).tobytes()
+        return hashlib.sha256(places).hexdigest()[:16]
+
+    def table(self) -> Table:
+        """Return them as they are written."""
+        table = Table(
+            {name: getattr(self, name) for name in ("ra", "dec", "flux", "magnitude", "error", "color")}
+        )
+        table.add_column(np.arange(len(table)), name="star", index=0)
+        table.meta["reference_image"] = self.reference_image
+        return table
+
+    def write(self, folder: Path) -> None:
+        """Write them into the folder of the dataset: whole or not at all."""
+        part = folder / f".{FILE}.part"
+        self.table().write(part, format="ascii.ecsv", overwrite=True)
+        os.replace(part, folder / FILE)
+
+
+def read_stars(folder: Path) -> Stars | None:
+    """Read the stars of a dataset; `None` if they have not been written, or not as they are now."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        table = Table.read(path, format="ascii.ecsv")
+        columns = {
+            name: np.asarray(table[name], float)
+            for name in ("ra", "dec", "flux", "magnitude", "error", "color")
+        }
+        return Stars(**columns, reference_image=str(table.meta["reference_image"]))
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
+def read_reference(path: Path, filter_name: str) -> Table:
+    """Read a reference catalogue.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        CSV, ECSV, FITS or Parquet with ``ra``, ``dec`` (ICRS degrees) and either ``mag`` in the filter, with
+        ``mag_error`` and ``color`` if they are known, or ``gmag``, ``rmag`` ... with ``gmagerr`` ...
+    filter_name : `str`
+        Filter of the dataset.
+
+    Returns
+    -------
+    reference : `astropy.table.Table`
+        ra, dec, magnitude, error, color; only stars with a position and a magnitude.
+
+    Raises
+    ------
+    BadInputError
+        It cannot be read, or has no magnitudes for the filter.
+    """
+    where = f"reference catalogue {path}"
+    try:
+        table = Table.read(path, format="ascii" if path.suffix == ".dat" else None)
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInputError(
+            f"The reference catalogue cannot be read: {error}", where, "see docs/datasets.md"
+        ) from error
+    names = {name.lower(): name for name in table.colnames}
+    if missing := [name for name in ("ra", "dec") if name not in names]:
+        raise BadInputError(
+            f"The reference catalogue has no column {', '.join(missing)}", where, "add it, in degrees"
+        )
+
+    def column(name: str) -> Floats:
+        if name not in names:
+            return np.full(len(table), np.nan)
+        values = np.ma.filled(np.ma.asarray(table[names[name]], dtype=float), np.nan)
+        return np.asarray(values, float)
+
+    if "mag" in names:
+        magnitude, error, color = column("mag"), column("mag_error"), column("color")
+    elif filter_name in BANDS and f"{BANDS[filter_name][0]}mag" in names:
+        band, blue, red = BANDS[filter_name]
+        magnitude, error = column(f"{band}mag"), column(f"{band}magerr")
+        color = column(f"{blue}mag") - column(f"{red}mag")
+    else:
+        known = ", ".join(sorted(BANDS))
+        raise BadInputError(
+            f"The reference catalogue has no magnitudes for the filter {filter_name}",
+            where,
+            f"add a column mag, or gmag, rmag ... for one of the filters {known}",
+        )
+    reference = Table(
+        {
+            "ra": column("ra"),
+            "dec": column("dec"),
+            "magnitude": magnitude,
+            "error": np.where(np.isfinite(error), error, 0.02),
+            "color": color,
+        }
+    )
+    good = np.isfinite(reference["ra"]) & np.isfinite(reference["dec"]) & np.isfinite(reference["magnitude"])
+    return reference[good]
+
+
+def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None) -> Stars:
+    """Make the list of stars of a dataset.
+
+    Parameters
+    ----------
+    frame : `Frame`
+        The reference frame; all its sources are taken.
+    ra, dec : `float`
+        The target, ICRS degrees; a source or star within `SAME` of it is the target itself.
+    reference : `astropy.table.Table`, optional
+        As `read_reference` returns it. Its stars on the frame are taken also where the frame shows no source.
+
+    Notes
+    -----
+    Stars of the catalogue keep its places, which are better than those of one frame.
+    """
+    wcs = WCS(frame.header)
+    x, y = (np.asarray(frame.catalogue[name], float) for name in ("x", "y"))
+    own_ra, own_dec = wcs.all_pix2world(x, y, 0) if len(x) else (np.empty(0), np.empty(0))
+    own_flux = np.asarray(frame.catalogue["flux"], float)
+    if reference is None:
+        reference = Table({name: np.empty(0) for name in ("ra", "dec", "magnitude", "error", "color")})
+    px, py = (
+        wcs.all_world2pix(reference["ra"], reference["dec"], 0, quiet=True)
+        if len(reference)
+        else (x[:0], y[:0])
+    )
+    ny, nx = frame.image.shape
+    reference = reference[(px > 0) & (px < nx - 1) & (py > 0) & (py < ny - 1)]
+    known = {name: np.asarray(reference[name], float) for name in ("magnitude", "error", "color")}
+    star_of = _nearest(own_ra, own_dec, reference["ra"], reference["dec"])
+    flux = np.full(len(reference), np.nan)
+    flux[star_of[star_of >= 0]] = own_flux[star_of >= 0]
+    alone = star_of < 0
+    nothing = np.full(int(alone.sum()), np.nan)
+    all_ra = np.concatenate([reference["ra"], own_ra[alone]])
+    all_dec = np.concatenate([reference["dec"], own_dec[alone]])
+    columns = {name: np.concatenate([values, nothing]) for name, values in known.items()}
+    columns["flux"] = np.concatenate([flux, own_flux[alone]])
+    target = int(_nearest(np.array([ra]), np.array([dec]), all_ra, all_dec)[0])
+    rest = np.delete(np.arange(len(all_ra)), target) if target >= 0 else np.arange(len(all_ra))
+    # A source takes the target's given place: the light curve is of that place.
+    first = {name: [values[target] if target >= 0 else np.nan] for name, values in columns.items()}
+    return Stars(
+        ra=np.concatenate([[ra], all_ra[rest]]),
+        dec=np.concatenate([[dec], all_dec[rest]]),
+        reference_image=frame.info.image_id,
+        **{name: np.concatenate([first[name], values[rest]]) for name, values in columns.items()},
+    )
+
+
+def _nearest(ra: Floats, dec: Floats, other_ra: Floats, other_dec: Floats) -> NDArray[np.int64]:
+    """Return for each place the row of the nearest other one within `SAME`, each row once; else -1."""
+    found = np.full(len(ra), -1, np.int64)
+    if not len(ra) or not len(other_ra):
+        return found
+    own, other = (unit_vectors(a, d) for a, d in ((ra, dec), (other_ra, other_dec)))
+    limit = np.radians(SAME / 3600)
+    distance, row = cKDTree(other).query(own, distance_upper_bound=limit)
+    _, back = cKDTree(own).query(other)
+    hit = np.isfinite(distance)
+    hit[hit] = back[row[hit]] == np.flatnonzero(hit)
+    found[hit] = row[hit]
+    return found
