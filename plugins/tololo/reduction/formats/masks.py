@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from typing import Any
 
 import numpy as np
-from lsst.images import Box, Mask, MaskPlane, MaskSchema
+from lsst.images import Box, Mask, MaskPlane, MaskSchema, MaskSerializationModel
+from lsst.images.serialization import NumberType, OutputArchive, no_header_updates
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 PLANES = (
     MaskPlane("BAD", "Bad pixel in the instrument."),
@@ -34,38 +36,64 @@ UNUSABLE = BIT["BAD"] | BIT["SATURATED"] | BIT["COSMIC_RAY"] | BIT["NO_DATA"] | 
 SCHEMA = MaskSchema(PLANES)
 
 
-class UsedSchema(MaskSchema):
-    """The schema of a mask of which only some planes have a pixel set.
-
-    ``names`` are those planes. Writing a mask goes through all names, 10 ms each for a CCD; in files, and for
-    everything else, the schema is the whole `SCHEMA`.
-    """
-
-    def __init__(self, used: int) -> None:
-        super().__init__(PLANES)
-        self._used = {plane.name: None for plane in PLANES if BIT[plane.name] & used}
-
-    @property
-    def names(self) -> Set[str]:
-        """Names of the planes that have a pixel set, in bit order."""
-        return self._used.keys()
-
-
 def pack_mask(bits: NDArray[np.integer], bbox: Box | None = None) -> Mask:
     """Return integers of shape (ny, nx) as a mask of `SCHEMA`."""
-    packed = np.ascontiguousarray(bits, dtype="<u2")
-    schema = UsedSchema(int(np.bitwise_or.reduce(packed, axis=None)))
-    array = packed.view(np.uint8).reshape(*bits.shape, 2)
-    return Mask(array, schema=schema, bbox=bbox if bbox is not None else Box.from_shape(bits.shape))
+    array = np.ascontiguousarray(bits, dtype="<u2").view(np.uint8).reshape(*bits.shape, 2)
+    return Mask(array, schema=SCHEMA, bbox=bbox if bbox is not None else Box.from_shape(bits.shape))
 
 
 def unpack_mask(mask: Mask) -> NDArray[np.int32]:
     """Return a mask as integers of shape (ny, nx); planes that Tololo does not know are left out."""
-    bits = np.zeros(mask.array.shape[:2], dtype=np.int32)
     if mask.schema == SCHEMA:
-        bits[:] = np.ascontiguousarray(mask.array).view("<u2")[..., 0]
-        return bits
+        return np.ascontiguousarray(mask.array).view("<u2")[..., 0].astype(np.int32)
+    bits = np.zeros(mask.array.shape[:2], dtype=np.int32)
     for name, value in BIT.items():
         if name in mask.schema.names:
             bits[mask.get(name)] |= value
     return bits
+
+
+class FlatMask(Mask):
+    """A mask on its way to a FITS file, where it is one image of integers with a bit for each plane.
+
+    LSST's own code makes that image plane by plane, which for a CCD takes longer than coding all its pixels.
+    What is written is the same, and reads back as the mask that it was made of.
+    """
+
+    @classmethod
+    def of(cls, mask: Mask) -> Mask:
+        """Return a mask for writing; as it is where its planes do not stand bit by bit in one number."""
+        schema = mask.schema
+        if (
+            schema.dtype != np.uint8
+            or schema.mask_size not in (1, 2)
+            or any(plane is None for plane in schema)
+        ):
+            return mask
+        array = np.ascontiguousarray(mask.array).view(f"<u{schema.mask_size}").astype(np.int32)
+        flat = MaskSchema(schema, dtype=np.int32)
+        return cls(
+            array,
+            schema=flat,
+            bbox=mask.bbox,
+            sky_projection=mask.sky_projection,
+            metadata=mask.metadata.copy(),
+        )
+
+    def serialize[P: BaseModel](self, archive: OutputArchive[P], **options: Any) -> MaskSerializationModel[P]:
+        """Write the mask; the options are those of `lsst.images.Mask.serialize`."""
+        projection = None
+        if options.pop("save_projection", True) and self.sky_projection is not None:
+            projection = archive.serialize_direct("sky_projection", self.sky_projection.serialize)
+        return MaskSerializationModel.model_construct(
+            data=[
+                self._serialize_2d(
+                    archive, **{"update_header": no_header_updates, "add_offset_wcs": "A", **options}
+                )
+            ],
+            yx0=list(self.bbox.start),
+            planes=list(self.schema),
+            dtype=NumberType.uint8,
+            sky_projection=projection,
+            metadata=self.metadata.copy(),
+        )
