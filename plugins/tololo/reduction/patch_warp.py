@@ -165,9 +165,9 @@ def _paste(
     variance = _white_variance(source, transform, area, result) if white else result.variance
     view = np.s_[box[1] - planes.y0 : box[3] - planes.y0, box[0] - planes.x0 : box[2] - planes.x0]
     fresh = np.isfinite(result.image)
-    planes.image[view][fresh] = result.image[fresh]
-    planes.variance[view][fresh] = variance[fresh]
-    planes.bits[view][fresh] = result.mask_bits[fresh]
+    np.copyto(planes.image[view], result.image, where=fresh)
+    np.copyto(planes.variance[view], variance, where=fresh)
+    np.copyto(planes.bits[view], result.mask_bits, where=fresh)
 
 
 def _white_variance(

@@ -90,9 +90,9 @@ def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]
         fresh = np.isfinite(result.image) & ~np.isfinite(planes.image[view])
         if not fresh.any():
             continue
-        planes.image[view][fresh] = result.image[fresh]
-        planes.variance[view][fresh] = result.variance[fresh]
-        planes.bits[view][fresh] = result.mask_bits[fresh]
+        np.copyto(planes.image[view], result.image, where=fresh)
+        np.copyto(planes.variance[view], result.variance, where=fresh)
+        np.copyto(planes.bits[view], result.mask_bits, where=fresh)
         scales.append(float(np.sqrt(np.median(area))))
         cells += _psfs_on(science, coadd, patch, source)
         matched |= str(coadd.metadata.get("WARP", "direct")) != "direct"

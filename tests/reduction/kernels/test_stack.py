@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.order import median_variance_factor
@@ -153,3 +154,51 @@ def test_what_cannot_be_stacked_is_refused():
         stack([images[0], images[1][:5]], variances[:2], masks[:2], None, "mean")
     with pytest.raises(BadInputError, match="Weights"):
         stack(images, variances, masks, [1, 1, 0], "mean")
+
+
+def clipped_slowly(images, variances, n_sigma, allowance):
+    """Clip pixel by pixel, in plain words; without the neighbours."""
+    rejected = np.zeros(images.shape, bool)
+    for y, x in np.ndindex(images.shape[1:]):
+        left = [p for p in range(len(images)) if np.isfinite(images[p, y, x] + variances[p, y, x])]
+        for _ in range(len(left) // 2):
+            pulls = []
+            for p in left:
+                others = [q for q in left if q != p]
+                middle = np.median(images[others, y, x].astype(float))
+                m = len(others)
+                spread = median_variance_factor(m) * variances[others, y, x].astype(float).sum() / m**2
+                expected = variances[p, y, x] + spread + (allowance * middle) ** 2
+                pulls.append((images[p, y, x] - middle) ** 2 / expected)
+            if max(pulls) <= n_sigma**2:
+                break
+            worst = left.pop(int(np.argmax(pulls)))
+            rejected[worst, y, x] = True
+    return rejected
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 9, 20])
+def test_fast_clipping_rejects_what_the_definition_says(n):
+    rng = np.random.default_rng(n)
+    images, variances, masks = inputs(n, seed=n, sigma=rng.uniform(0.7, 1.5, n), side=60)
+    images += rng.uniform(-20, 200, images.shape[1:]).astype(np.float32)
+    hit = rng.random(images.shape) < 0.02
+    images[hit] += rng.uniform(-60, 60, int(hit.sum())).astype(np.float32)
+    images[rng.random(images.shape) < 0.01] = np.nan
+    expected = clipped_slowly(images, variances, 4.0, 0.02)
+    out = stack(images, variances, masks, None, "meanclip", psf_allowance=0.02)
+    used = np.isfinite(images).sum(axis=0) - expected.sum(axis=0)
+    # Around what is rejected the neighbours are tested too, for that input only.
+    alone = ndimage.maximum_filter(expected.any(axis=0), 3) == expected.any(axis=0)
+    assert alone.sum() > 500
+    np.testing.assert_array_equal(out.n_used[alone], used[alone])
+    assert (out.n_used <= used).all()
+
+
+def test_rows_that_are_copied_give_what_arrays_in_memory_give():
+    images, variances, masks = inputs(5, seed=9)
+    images[2, 100:140, 15:18] += 40
+    whole = stack(images, variances, masks, None, "meanclip", clipped_bit=2)
+    listed = stack(list(images), list(variances), list(masks), None, "meanclip", clipped_bit=2)
+    for one, other in zip(whole, listed, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -133,3 +133,38 @@ def test_planes_and_grids_that_do_not_fit_are_refused():
         warp(plane, plane[:40], bits, bad, *grid, 32, (50, 50))
     with pytest.raises(BadInputError, match="grid does not fit"):
         warp(plane, plane, bits, bad, *grid, 32, (90, 50))
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_each_way_round_gives_the_same_pixels(turn, mirrored):
+    """Turned and mirrored inputs are read along other axes; rows of neighbours are worked out together."""
+    rng = np.random.default_rng(7)
+    image = rng.normal(size=(150, 170))
+    bad = rng.random(image.shape) < 1e-3
+    plain = resample(image, lambda x, y: (1.001 * x + 0.004 * y + 8.3, y - 0.003 * x + 9.6), (120, 140), bad)
+    planes = [np.fliplr(plane) if mirrored else plane for plane in (image, bad)]
+    there = [np.ascontiguousarray(np.rot90(plane, turn // 90)) for plane in planes]
+    ny, nx = image.shape
+
+    def transform(x, y):
+        u, v = 1.001 * x + 0.004 * y + 8.3, y - 0.003 * x + 9.6
+        u = nx - 1 - u if mirrored else u
+        return {0: (u, v), 90: (v, nx - 1 - u), 180: (nx - 1 - u, ny - 1 - v), 270: (ny - 1 - v, u)}[turn]
+
+    out = resample(there[0], transform, (120, 140), there[1])
+    # Positions are rounded to a 4096th of a pixel, to either side.
+    np.testing.assert_allclose(out.image, plain.image, atol=5e-3)
+    np.testing.assert_allclose(out.variance, plain.variance, atol=5e-3)
+
+
+def test_only_the_part_that_is_reached_is_looked_at():
+    rng = np.random.default_rng(8)
+    image = rng.normal(size=(300, 300))
+    bits = np.arange(90_000, dtype=np.int32).reshape(image.shape)
+    whole = resample(image, lambda x, y: (x + 0.4, y + 0.3), (300, 300), bits=bits)
+    part = resample(image, lambda x, y: (x + 100.4, y + 80.3), (100, 120), bits=bits)
+    np.testing.assert_allclose(part.image, whole.image[80:180, 100:220], atol=1e-5)
+    np.testing.assert_array_equal(part.mask_bits, whole.mask_bits[80:180, 100:220])
+    far = resample(image, lambda x, y: (x + 5000, y), (50, 50))
+    assert np.isnan(far.image).all()

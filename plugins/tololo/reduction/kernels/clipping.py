@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tololo.reduction.kernels.compiled import compiled
-from tololo.reduction.kernels.order import CHUNK, median_variance_factor, network, sort_chunk
+from tololo.reduction.kernels.order import CHUNK, median_variance_factor, network
+from tololo.reduction.kernels.outliers import excesses, may_be_far, screen
 
 BAND = 16
 """Rows that are looked at at a time."""
+
+PAD = 16
+"""Values between two rows that are kept side by side."""
 
 PSF_ALLOWANCE = 0.15
 """Part of the local signal that counts as one sigma of noise, for stars of good and bad seeing."""
@@ -23,6 +26,8 @@ def clip(
     noise: NDArray[np.float32],
     n_sigma: float,
     psf_allowance: float = PSF_ALLOWANCE,
+    tolerance: NDArray[np.float32] | None = None,
+    rows: slice = slice(None),
 ) -> NDArray[np.uint64]:
     """Find the inputs that disagree with the others, as `tololo.reduction.kernels.stack.stack` says it.
 
@@ -34,18 +39,35 @@ def clip(
         Rejection threshold in units of the expected noise; half of it for neighbours of rejected pixels.
     psf_allowance : `float`
         Part of the local signal that counts as one sigma of noise.
+    tolerance : `numpy.ndarray`, (ny, nx), optional
+        Variance by which inputs may differ beyond their noise.
+    rows : `slice`
+        Which rows of the planes are looked at, without a step; ``tolerance`` and the result have only these.
 
     Returns
     -------
     rejected : `numpy.ndarray`, (ny, nx)
         Bit p is set where input p disagrees.
     """
-    n = len(values)
-    rejected = np.zeros(values.shape[1:], np.uint64)
-    factors = np.array([median_variance_factor(m) for m in range(n + 1)])
-    medians = np.empty(values.shape[1:], np.float32)
-    reject(values, noise, network(n), factors, n_sigma, psf_allowance, rejected, medians)
-    reject_neighbours(values, noise, medians, factors, n_sigma / 2, psf_allowance, rejected)
+    n, height, nx = values.shape
+    first, last, _ = rows.indices(height)
+    shape = (last - first, nx)
+    rejected = np.zeros(shape, np.uint64)
+    if n < 2:
+        return rejected
+    spare = np.zeros(shape, np.float32) if tolerance is None else np.ascontiguousarray(tolerance)
+    factors = np.array([median_variance_factor(m) for m in range(n + 1)], np.float32)
+    _clip(
+        np.ascontiguousarray(values),
+        np.ascontiguousarray(noise),
+        first,
+        spare,
+        network(n),
+        factors,
+        n_sigma,
+        psf_allowance,
+        rejected,
+    )
     return rejected
 
 
@@ -69,8 +91,8 @@ def disagreeing(
     """
     rejected = np.empty(images.shape[1:], np.uint64)
     for rows, wide, inner in bands(len(rejected)):
-        noise = variances[:, wide] if tolerance is None else variances[:, wide] + tolerance[wide]
-        rejected[rows] = clip(np.ascontiguousarray(images[:, wide]), noise, n_sigma)[inner]
+        spare = None if tolerance is None else tolerance[wide]
+        rejected[rows] = clip(images, variances, n_sigma, tolerance=spare, rows=wide)[inner]
     return rejected
 
 
@@ -85,190 +107,139 @@ def bands(ny: int, margin: int = 1) -> Sequence[tuple[slice, slice, slice]]:
 
 
 @compiled
-def _screen(n_sigma: float, n: int) -> np.float32:
-    """Return the squared distance from the plain median, in units of noise, below which none disagrees."""
-    return np.float32((n_sigma * max(0.45, 1.0 - 1.3 / n)) ** 2)
-
-
-@compiled
-def reject(
+def _clip(
     values: NDArray[np.float32],
     noise: NDArray[np.float32],
+    top: int,
+    tolerance: NDArray[np.float32],
     pairs: NDArray[np.int64],
-    factors: NDArray[np.float64],
-    n_sigma: float,
-    allowance: float,
-    rejected: NDArray[np.uint64],
-    medians: NDArray[np.float32],
-) -> None:
-    """Set bit p of ``rejected`` where input p disagrees with the others, and fill in the plain medians.
-
-    The distance from the plain median, fast and a little below that from the median of the others, sorts out
-    the few pixels that are worth the full test.
-    """
-    n, ny, nx = values.shape
-    ordered, number = np.empty((n, CHUNK), np.float32), np.empty(CHUNK, np.int32)
-    middle, suspect = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    screen = _screen(n_sigma, n)
-    share = np.float32(allowance * allowance)
-    for y in range(ny):
-        for first in range(0, nx, CHUNK):
-            last = min(nx, first + CHUNK)
-            sort_chunk(values, noise, y, first, last, pairs, ordered, number)
-            suspect[:] = 0.0
-            for x in range(last - first):
-                m = max(number[x], 1)
-                middle[x] = np.float32(0.5) * (ordered[(m - 1) // 2, x] + ordered[m // 2, x])
-                medians[y, first + x] = middle[x]
-            for p in range(n):
-                own, source = values[p, y, first:last], noise[p, y, first:last]
-                for x in range(last - first):
-                    d = own[x] - middle[x]
-                    over = d * d - screen * (source[x] + share * middle[x] * middle[x])
-                    suspect[x] = over if over > suspect[x] else suspect[x]
-            for x in range(last - first):
-                if suspect[x] > 0.0:
-                    rejected[y, first + x] = _outliers(
-                        values, noise, first + x, y, factors, n_sigma, allowance
-                    )
-
-
-@compiled
-def _gather(
-    values: NDArray[np.float32],
-    noise: NDArray[np.float32],
-    x: int,
-    y: int,
-    skip: np.uint64,
-    ranked: NDArray[np.float64],
-    spread: NDArray[np.float64],
-    origin: NDArray[np.int64],
-) -> int:
-    """Fill the usable values of a pixel in rising order, their variances and inputs; return how many."""
-    m = 0
-    for p in range(values.shape[0]):
-        value, variance = values[p, y, x], noise[p, y, x]
-        if skip & (np.uint64(1) << np.uint64(p)) != 0 or not (
-            math.isfinite(value) and math.isfinite(variance)
-        ):
-            continue
-        k = m
-        while k > 0 and ranked[k - 1] > value:
-            ranked[k], spread[k], origin[k] = ranked[k - 1], spread[k - 1], origin[k - 1]
-            k -= 1
-        ranked[k], spread[k], origin[k] = value, variance, p
-        m += 1
-    return m
-
-
-@compiled
-def _excess(
-    ranked: NDArray[np.float64],
-    spread: NDArray[np.float64],
-    m: int,
-    k: int,
-    total: float,
-    factors: NDArray[np.float64],
-    allowance: float,
-) -> float:
-    """Squared distance of the k-th of m values from the median of the others, over its expected variance.
-
-    ``total`` is the sum of the m variances.
-    """
-    if m < 2:
-        return 0.0
-    a, b = (m - 2) // 2, (m - 1) // 2
-    middle = 0.5 * (ranked[a + 1 if a >= k else a] + ranked[b + 1 if b >= k else b])
-    others = total - spread[k]
-    expected = spread[k] + factors[m - 1] * others / (m - 1) ** 2 + (allowance * middle) ** 2
-    return float((ranked[k] - middle) ** 2 / max(expected, 1e-30))
-
-
-@compiled
-def _outliers(
-    values: NDArray[np.float32],
-    noise: NDArray[np.float32],
-    x: int,
-    y: int,
-    factors: NDArray[np.float64],
-    n_sigma: float,
-    allowance: float,
-) -> np.uint64:
-    """Reject the worst input of a pixel until all agree or half are left; return the rejected bits."""
-    n = values.shape[0]
-    ranked, spread, origin = np.empty(n), np.empty(n), np.empty(n, np.int64)
-    skip = np.uint64(0)
-    usable = _gather(values, noise, x, y, skip, ranked, spread, origin)
-    m = usable
-    for _ in range(usable // 2):
-        worst, largest = -1, n_sigma * n_sigma
-        total = np.sum(spread[:m])
-        for k in range(m):
-            excess = _excess(ranked, spread, m, k, total, factors, allowance)
-            if excess > largest:
-                worst, largest = k, excess
-        if worst < 0:
-            break
-        skip |= np.uint64(1) << np.uint64(origin[worst])
-        m = _gather(values, noise, x, y, skip, ranked, spread, origin)
-    return skip
-
-
-@compiled
-def _is_far(
-    values: NDArray[np.float32],
-    noise: NDArray[np.float32],
-    inputs: NDArray[np.int64],
-    x: int,
-    y: int,
-    median: np.float32,
-    screen: np.float32,
-    share: np.float32,
-) -> bool:
-    """Tell whether one of some inputs is so far from the median of a pixel that the full test is worth it."""
-    for p in inputs:
-        d = values[p, y, x] - median
-        if d * d > screen * (noise[p, y, x] + share * median * median):
-            return True
-    return False
-
-
-@compiled
-def reject_neighbours(
-    values: NDArray[np.float32],
-    noise: NDArray[np.float32],
-    medians: NDArray[np.float32],
-    factors: NDArray[np.float64],
+    factors: NDArray[np.float32],
     n_sigma: float,
     allowance: float,
     rejected: NDArray[np.uint64],
 ) -> None:
-    """Test the eight neighbours of each rejected pixel again: trails and cosmic rays have faint flanks."""
-    n, ny, nx = values.shape
-    seed = rejected.copy()
-    screen, share = _screen(n_sigma, n), np.float32(allowance * allowance)
-    ranked, spread, origin = np.empty(n), np.empty(n), np.empty(n, np.int64)
-    hit = np.empty(n, np.int64)
-    for y in range(ny):
-        for x in range(nx):
-            if seed[y, x] == 0:
-                continue
-            hits = 0
+    """Fill ``rejected`` row by row, so that what is looked at twice is still in the cache."""
+    n, (ny, nx) = values.shape[0], rejected.shape
+    near = np.zeros((ny, nx), np.uint64)
+    # Two rows are kept side by side: planes that lie a power of two apart push one another out of the cache.
+    rows = np.empty((2, 2, n, nx + PAD), np.float32)
+    bounds = np.empty((2, 4, nx), np.float32)
+    suspect, places = np.empty(nx, np.bool_), np.empty(nx, np.int64)
+    for y in range(ny + 1):
+        if y < ny:
+            own, source, spare = rows[y % 2, 0], rows[y % 2, 1], tolerance[y]
             for p in range(n):
-                if seed[y, x] & (np.uint64(1) << np.uint64(p)) != 0:
-                    hit[hits] = p
-                    hits += 1
+                _copy(values[p, top + y], own[p])
+                _copy(noise[p, top + y], source[p])
+            for first in range(0, nx, CHUNK):
+                here = suspect[first : first + CHUNK]
+                screen(own, source, spare, first, factors, n_sigma, allowance, bounds[y % 2], here)
+            number = 0
+            for x in range(nx):
+                if suspect[x]:
+                    places[number] = x
+                    number += 1
+            _reject(own, source, spare, pairs, factors, n_sigma, allowance, places[:number], rejected[y])
+            _spread(rejected, y, near)
+        if y > 0:
+            own, source, spare = rows[(y - 1) % 2, 0], rows[(y - 1) % 2, 1], tolerance[y - 1]
+            bits, found, bound = near[y - 1], rejected[y - 1], bounds[(y - 1) % 2]
+            number = 0
+            for x in range(nx):
+                if bits[x] != 0 and found[x] == 0 and may_be_far(own, source, x, bits[x], bound):
+                    places[number] = x
+                    number += 1
+            few = places[:number]
+            _reject_beside(own, source, spare, pairs, factors, n_sigma / 2, allowance, few, bits, found)
+
+
+@compiled
+def _copy(given: NDArray[np.float32], kept: NDArray[np.float32]) -> None:
+    """Copy a row; the assignment of a slice would go value by value."""
+    for x in range(given.size):
+        kept[x] = given[x]
+
+
+@compiled
+def _spread(rejected: NDArray[np.uint64], y: int, near: NDArray[np.uint64]) -> None:
+    """Tell the eight neighbours of the pixels of a row what is rejected there."""
+    ny, nx = rejected.shape
+    for x in range(nx):
+        if rejected[y, x] != 0:
             for j in range(max(0, y - 1), min(ny, y + 2)):
                 for i in range(max(0, x - 1), min(nx, x + 2)):
-                    if rejected[j, i] != 0:
-                        continue
-                    if not _is_far(values, noise, hit[:hits], i, j, medians[j, i], screen, share):
-                        continue
-                    m = _gather(values, noise, i, j, rejected[j, i], ranked, spread, origin)
-                    total = np.sum(spread[:m])
-                    for k in range(m):
-                        bit = np.uint64(1) << np.uint64(origin[k])
-                        if seed[y, x] & bit != 0 and (
-                            _excess(ranked, spread, m, k, total, factors, allowance) > n_sigma * n_sigma
-                        ):
-                            rejected[j, i] |= bit
+                    near[j, i] |= rejected[y, x]
+
+
+@compiled
+def _reject(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    tolerance: NDArray[np.float32],
+    pairs: NDArray[np.int64],
+    factors: NDArray[np.float32],
+    n_sigma: float,
+    allowance: float,
+    places: NDArray[np.int64],
+    rejected: NDArray[np.uint64],
+) -> None:
+    """Reject the worst input of some pixels, and again where there was one, until half of them are left.
+
+    ``places`` is overwritten.
+    """
+    n = values.shape[0]
+    excess, number = np.empty((n, CHUNK), np.float32), np.empty(CHUNK, np.int32)
+    largest, worst = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.int32)
+    gone, left = 0, places.size
+    while left > 0:
+        kept = 0
+        for first in range(0, left, CHUNK):
+            here = places[first : min(left, first + CHUNK)]
+            excesses(values, noise, tolerance, pairs, factors, allowance, here, rejected, excess, number)
+            largest[:], worst[:] = n_sigma * n_sigma, -1
+            for p in range(n):
+                own = excess[p]
+                for x in range(here.size):
+                    worse = own[x] > largest[x]
+                    largest[x] = own[x] if worse else largest[x]
+                    worst[x] = p if worse else worst[x]
+            for x in range(here.size):
+                if worst[x] >= 0 and gone < (number[x] + gone) // 2:
+                    rejected[here[x]] |= np.uint64(1) << np.uint64(worst[x])
+                    places[kept] = here[x]
+                    kept += 1
+        gone, left = gone + 1, kept
+
+
+@compiled
+def _reject_beside(
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    tolerance: NDArray[np.float32],
+    pairs: NDArray[np.int64],
+    factors: NDArray[np.float32],
+    n_sigma: float,
+    allowance: float,
+    places: NDArray[np.int64],
+    near: NDArray[np.uint64],
+    rejected: NDArray[np.uint64],
+) -> None:
+    """Test neighbours of rejected pixels for the same inputs: trails and cosmic rays have faint flanks.
+
+    ``near`` holds what is rejected around a pixel. Where this would leave less than half of a pixel's inputs,
+    the worst alone is rejected.
+    """
+    n, limit = values.shape[0], np.float32(n_sigma * n_sigma)
+    excess, number = np.empty((n, CHUNK), np.float32), np.empty(CHUNK, np.int32)
+    for first in range(0, places.size, CHUNK):
+        here = places[first : first + CHUNK]
+        excesses(values, noise, tolerance, pairs, factors, allowance, here, rejected, excess, number)
+        for x in range(here.size):
+            far, count, worst, largest = np.uint64(0), 0, np.uint64(0), limit
+            for p in range(n):
+                bit = np.uint64(1) << np.uint64(p)
+                if near[here[x]] & bit != 0 and excess[p, x] > limit:
+                    far, count = far | bit, count + 1
+                    if excess[p, x] > largest:
+                        worst, largest = bit, excess[p, x]
+            rejected[here[x]] = far if count <= number[x] // 2 else worst

@@ -70,6 +70,12 @@ def sort_chunk(
             usable = (own[x] - own[x]) + (source[x] - source[x]) == 0.0  # false for NaN and infinity
             line[x] = own[x] if usable else np.float32(np.inf)
             number[x] += np.int32(1) if usable else np.int32(0)
+    sort_columns(ordered, pairs, size)
+
+
+@compiled
+def sort_columns(ordered: NDArray[np.float32], pairs: NDArray[np.int64], size: int) -> None:
+    """Sort each of the first columns, (n, size or more), by a `network` of pairs."""
     for q in range(pairs.shape[0]):
         a, b = ordered[pairs[q, 0]], ordered[pairs[q, 1]]
         for x in range(size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -12,6 +12,9 @@ from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.clipping import PSF_ALLOWANCE, bands, clip
 from tololo.reduction.kernels.compiled import compiled
 from tololo.reduction.kernels.order import CHUNK, median_variance_factor, network, sort_chunk
+
+PIECE = 512
+"""Columns of which sums are made side by side; the sums stay in the first-level cache."""
 
 Method = Literal["mean", "median", "meanclip", "min"]
 
@@ -130,37 +133,54 @@ def stack(
     n_used, mask = np.empty(shape, np.int16), np.empty(shape, masks[0].dtype)
     clipped = np.zeros(n, np.int64)
     factors = np.array([median_variance_factor(m) for m in range(n + 1)])
-    cut = bands(shape[0], margin=1 if method == "meanclip" else 0)  # that one looks at the neighbours
-    height = max(wide.stop - wide.start for _, wide, _ in cut)
-    buffers = [np.empty((n, height, shape[1]), kind) for kind in (np.float32, np.float32, masks[0].dtype)]
-    for rows, wide, inner in cut:
-        values, noise, bits = (buffer[:, : wide.stop - wide.start] for buffer in buffers)
-        for p in range(n):
-            values[p], noise[p] = images[p][wide], variances[p][wide]
-            bits[p] = masks[p][wide]
+    for rows, lines, inner, (values, noise, bits) in _bands(images, variances, masks, method):
         out = image[rows], variance[rows], n_used[rows], mask[rows]
+        top = lines.start + inner.start
         if method == "min":
-            _minimum(values, noise, bits, *out)
+            _minimum(values, noise, bits, top, *out)
         elif method == "median":
-            _median(values, noise, bits, network(n), factors, *out)
+            _median(values, noise, bits, top, network(n), factors, *out)
         else:
-            rejected = np.zeros((inner.stop - inner.start, shape[1]), np.uint64)
-            if method == "meanclip" and n > 1:
-                expected = noise if tolerance is None else noise + tolerance[wide]
-                rejected = clip(values, expected, n_sigma, psf_allowance)[inner]
-                _count_bits(rejected, clipped)
-            _mean(values[:, inner], noise[:, inner], bits[:, inner], rejected, share, clipped_bit, *out)
+            _mean(values, noise, bits, top, share, *out)
+        if method == "meanclip":
+            low = rows.start - inner.start
+            spare = None if tolerance is None else tolerance[low : low + lines.stop - lines.start]
+            rejected = clip(values, noise, n_sigma, psf_allowance, spare, lines)[inner]
+            _leave_out(rejected, values, noise, bits, top, share, clipped_bit, *out, clipped)
     return Stacked(image, variance, n_used, mask, clipped)
 
 
-@compiled
-def _count_bits(rejected: NDArray[np.uint64], clipped: NDArray[np.int64]) -> None:
-    """Add to ``clipped`` in how many pixels the bit of each input is set."""
-    for y in range(rejected.shape[0]):
-        for x in range(rejected.shape[1]):
-            if rejected[y, x] != 0:
-                for p in range(clipped.size):
-                    clipped[p] += np.int64((rejected[y, x] >> np.uint64(p)) & np.uint64(1))
+def _bands(
+    images: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+    variances: Sequence[Rows] | NDArray[np.float32],
+    masks: Sequence[NDArray[Any]] | NDArray[Any],
+    method: Method,
+) -> Iterator[tuple[slice, slice, slice, list[NDArray[Any]]]]:
+    """Go through the inputs some rows at a time, with one more at both sides where neighbours are looked at.
+
+    Yields the rows of the result; planes in memory, and which of their rows to look at; where the rows of the
+    result are among these. Arrays are taken as they are, of anything else the rows are copied.
+    """
+    kinds = (np.dtype(np.float32), np.dtype(np.float32), masks[0].dtype)
+    planes = [
+        given
+        for given, kind in zip((images, variances, masks), kinds, strict=True)
+        if isinstance(given, np.ndarray) and given.dtype == kind and given.flags.c_contiguous
+    ]
+    ny, nx = images[0].shape
+    cut = bands(ny, margin=1 if method == "meanclip" else 0)
+    if len(planes) == 3:
+        for rows, wide, inner in cut:
+            yield rows, wide, inner, planes
+        return
+    height = max(wide.stop - wide.start for _, wide, _ in cut)
+    planes = [np.empty((len(images), height, nx), kind) for kind in kinds]
+    for rows, wide, inner in cut:
+        lines = slice(0, wide.stop - wide.start)
+        for plane, given in zip(planes, (images, variances, masks), strict=True):
+            for p in range(len(images)):
+                plane[p, lines] = given[p][wide]
+        yield rows, lines, inner, planes
 
 
 @compiled
@@ -168,6 +188,7 @@ def _median(
     values: NDArray[np.float32],
     noise: NDArray[np.float32],
     bits: NDArray[Any],
+    top: int,
     pairs: NDArray[np.int64],
     factors: NDArray[np.float64],
     image: NDArray[np.float32],
@@ -176,19 +197,23 @@ def _median(
     mask: NDArray[Any],
 ) -> None:
     """Median of the usable values."""
-    n, ny, nx = values.shape
+    n, (ny, nx) = values.shape[0], image.shape
     ordered, number = np.empty((n, CHUNK), np.float32), np.empty(CHUNK, np.int32)
     total, inverse = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     for y in range(ny):
         for first in range(0, nx, CHUNK):
             last = min(nx, first + CHUNK)
-            sort_chunk(values, noise, y, first, last, pairs, ordered, number)
+            sort_chunk(values, noise, top + y, first, last, pairs, ordered, number)
             total[:] = 0.0
             inverse[:] = 0.0
             flags = mask[y, first:last]
             flags[:] = 0
             for p in range(n):
-                own, source, found = values[p, y, first:last], noise[p, y, first:last], bits[p, y, first:last]
+                own, source, found = (
+                    values[p, top + y, first:last],
+                    noise[p, top + y, first:last],
+                    bits[p, top + y, first:last],
+                )
                 for x in range(last - first):
                     usable = (own[x] - own[x]) + (source[x] - source[x]) == 0.0
                     total[x] += source[x] if usable else np.float32(0.0)
@@ -212,17 +237,18 @@ def _minimum(
     values: NDArray[np.float32],
     noise: NDArray[np.float32],
     bits: NDArray[Any],
+    top: int,
     image: NDArray[np.float32],
     variance: NDArray[np.float32],
     n_used: NDArray[np.int16],
     mask: NDArray[Any],
 ) -> None:
     """Lowest usable value, with the variance and the mask bits of its input."""
-    for y in range(values.shape[1]):
+    for y in range(image.shape[0]):
         lowest, spread, number, flags = image[y], variance[y], n_used[y], mask[y]
         lowest[:], spread[:], number[:], flags[:] = np.inf, np.nan, 0, 0
         for p in range(values.shape[0]):
-            own, source, found = values[p, y], noise[p, y], bits[p, y]
+            own, source, found = values[p, top + y], noise[p, top + y], bits[p, top + y]
             for x in range(lowest.size):
                 usable = (own[x] - own[x]) + (source[x] - source[x]) == 0.0
                 lower = usable and own[x] < lowest[x]
@@ -239,36 +265,93 @@ def _mean(
     values: NDArray[np.float32],
     noise: NDArray[np.float32],
     bits: NDArray[Any],
+    top: int,
+    weights: NDArray[np.float64],
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    n_used: NDArray[np.int16],
+    mask: NDArray[Any],
+) -> None:
+    """Weighted mean of the usable values, of as many rows as are asked for, from row ``top``.
+
+    Short loops, each over few arrays, are what the compiler turns into vector instructions.
+    """
+    nx = values.shape[2]
+    total = np.empty(PIECE, np.float32)
+    weight = np.empty(PIECE, np.float32)
+    spread = np.empty(PIECE, np.float32)
+    number = np.empty(PIECE, np.float32)
+    zero, one = np.float32(0.0), np.float32(1.0)
+    for y in range(image.shape[0]):
+        for first in range(0, nx, PIECE):
+            last = min(nx, first + PIECE)
+            flags = mask[y, first:last]
+            total[:], weight[:], spread[:], number[:], flags[:] = zero, zero, zero, zero, 0
+            for p in range(values.shape[0]):
+                own, source = values[p, top + y, first:last], noise[p, top + y, first:last]
+                found, w = bits[p, top + y, first:last], np.float32(weights[p])
+                for x in range(last - first):
+                    usable = (own[x] - own[x]) + (source[x] - source[x]) == zero
+                    total[x] += w * own[x] if usable else zero
+                    spread[x] += w * w * source[x] if usable else zero
+                for x in range(last - first):
+                    usable = (own[x] - own[x]) + (source[x] - source[x]) == zero
+                    weight[x] += w if usable else zero
+                    number[x] += one if usable else zero
+                for x in range(last - first):
+                    usable = (own[x] - own[x]) + (source[x] - source[x]) == zero
+                    flags[x] |= found[x] if usable else 0
+            for x in range(last - first):  # without any it is 0 / 0: not a number
+                image[y, first + x] = total[x] / weight[x]
+                variance[y, first + x] = spread[x] / (weight[x] * weight[x])
+                n_used[y, first + x] = number[x]
+
+
+@compiled
+def _leave_out(
     rejected: NDArray[np.uint64],
+    values: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    bits: NDArray[Any],
+    top: int,
     weights: NDArray[np.float64],
     clipped_bit: int,
     image: NDArray[np.float32],
     variance: NDArray[np.float32],
     n_used: NDArray[np.int16],
     mask: NDArray[Any],
+    clipped: NDArray[np.int64],
 ) -> None:
-    """Weighted mean of the usable values that are not rejected."""
-    n, ny, nx = values.shape
-    total, weight, spread = np.empty(nx, np.float32), np.empty(nx, np.float32), np.empty(nx, np.float32)
-    for y in range(ny):
-        total[:], weight[:], spread[:] = 0.0, 0.0, 0.0
-        number, flags, out = n_used[y], mask[y], rejected[y]
+    """Take the mean again where inputs are rejected, without them, and count them in ``clipped``.
+
+    Plane by plane along each row, as the memory goes.
+    """
+    nx = rejected.shape[1]
+    places, number = np.empty(nx, np.int64), np.empty(nx, np.int64)
+    total, weight, spread = np.empty(nx), np.empty(nx), np.empty(nx)
+    for y in range(rejected.shape[0]):
+        found, flags, few = rejected[y], mask[y], 0
         for x in range(nx):
-            number[x] = 0
-            flags[x] = clipped_bit if out[x] != 0 else 0
-        for p in range(n):
-            own, source, found = values[p, y], noise[p, y], bits[p, y]
-            w, bit = np.float32(weights[p]), np.uint64(1) << np.uint64(p)
-            for x in range(nx):
-                usable = (own[x] - own[x]) + (source[x] - source[x]) == 0.0 and out[x] & bit == 0
-                total[x] += w * own[x] if usable else np.float32(0.0)
-                spread[x] += w * w * source[x] if usable else np.float32(0.0)
-                weight[x] += w if usable else np.float32(0.0)
-                number[x] += 1 if usable else 0
-                flags[x] |= found[x] if usable else 0
-        for x in range(nx):
-            if number[x] > 0:
-                image[y, x] = total[x] / weight[x]
-                variance[y, x] = spread[x] / (weight[x] * weight[x])
-            else:
-                image[y, x], variance[y, x] = np.nan, np.nan
+            if found[x] != 0:
+                places[few], flags[x] = x, clipped_bit
+                total[few], weight[few], spread[few], number[few] = 0.0, 0.0, 0.0, 0
+                few += 1
+        if few == 0:
+            continue
+        for p in range(values.shape[0]):
+            own, source, given = values[p, top + y], noise[p, top + y], bits[p, top + y]
+            bit, w = np.uint64(1) << np.uint64(p), weights[p]
+            for k in range(few):
+                x = places[k]
+                if found[x] & bit != 0:
+                    clipped[p] += 1
+                elif (own[x] - own[x]) + (source[x] - source[x]) == 0.0:
+                    total[k] += w * own[x]
+                    spread[k] += w * w * source[x]
+                    weight[k] += w
+                    number[k] += 1
+                    flags[x] |= given[x]
+        for k in range(few):
+            x = places[k]
+            image[y, x], variance[y, x] = total[k] / weight[k], spread[k] / (weight[k] * weight[k])
+            n_used[y, x] = number[k]
