@@ -35,10 +35,6 @@ COLOR_TERM = 0.05
 """Mag for each mag of colour (g - i less its mean)."""
 
 
-ALONE = 12.0
-"""Arcsec about the target without another star."""
-
-
 @dataclass(frozen=True)
 class Event:
     """A microlensing event of a point by a point (Paczyński 1986, ApJ 304, 1).
@@ -50,8 +46,8 @@ class Event:
     peak: float
     einstein: float = 6.0
     impact: float = 0.15
-    source: float = 16.5
-    blend: float = 18.0
+    source: float = 15.5
+    blend: float = 17.0
 
     def flux(self, mjd: Floats) -> Floats:
         """Return the flux, that of magnitude 0 being 1."""
@@ -65,7 +61,10 @@ class SeriesPlan:
     """What is simulated.
 
     ``clouds`` gives by frame number how many magnitudes are lost, ``trailed`` and ``lost`` frames whose
-    guiding or astrometry failed. ``sky`` and star fluxes are counts (gain 1).
+    guiding or astrometry failed. ``sky`` and star fluxes are counts (gain 1); ``source`` and ``blend`` are
+    the magnitudes of the target out of the event. ``flat`` is the error of the flat field of each pixel, one
+    for all frames. Stars keep ``alone`` arcsec away from the target: what neighbours do to an aperture is
+    another question, asked by a field with many stars and 0.
     """
 
     target: str = "OGLE-2024-BLG-0034"
@@ -87,6 +86,10 @@ class SeriesPlan:
     trailed: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
     variables: int = 5
+    source: float = 15.5
+    blend: float = 17.0
+    flat: float = 0.004
+    alone: float = 12.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,10 @@ def simulate_series(root: Path, plan: SeriesPlan | None = None, seed: int = 1) -
     folder = root / plan.target / "sinistro" / plan.filter
     folder.mkdir(parents=True, exist_ok=True)
     start = Time(plan.first, scale="utc")
-    event = Event(peak=float(start.mjd) + plan.step * plan.n_frames * 0.55)
+    event = Event(
+        peak=float(start.mjd) + plan.step * plan.n_frames * 0.55, source=plan.source, blend=plan.blend
+    )
+    flat = 1 + plan.flat * np.random.default_rng(seed + 1000).normal(size=plan.shape)
     stars = _field(plan, random)
     rows: list[dict[str, Any]] = []
     magnitude = np.empty((plan.n_frames, len(stars)))
@@ -139,12 +145,13 @@ def simulate_series(root: Path, plan: SeriesPlan | None = None, seed: int = 1) -
             "seeing": float(random.uniform(1.4, 2.8)),
         }
         rows.append(row)
-        _write_frame(folder, plan, stars, magnitude[n], row, pointing[n], n, random)
+        _write_frame(folder, plan, stars, magnitude[n], row, pointing[n], n, flat, random)
     frames = Table(rows=rows)
     reference = root / plan.target / "reference.ecsv"
     known = stars["ra", "dec", "mag", "color"]
     known["mag_error"] = 0.01
-    known[1:].write(reference, overwrite=True)
+    known["mag"][0] = -2.5 * math.log10(10 ** (-0.4 * plan.source) + 10 ** (-0.4 * plan.blend))
+    known.write(reference, overwrite=True)
     stars.write(root / plan.target / "truth_stars.ecsv", overwrite=True)
     frames.write(root / plan.target / "truth_frames.ecsv", overwrite=True)
     return SeriesTruth(folder, reference, stars, frames, magnitude)
@@ -159,9 +166,8 @@ def _field(plan: SeriesPlan, random: np.random.Generator) -> Table:
     mag = plan.brightest + np.log10(1 + random.random(n) * (spread - 1)) / 0.3
     ra = plan.ra + random.uniform(-half, half, n) / math.cos(math.radians(plan.dec))
     dec = plan.dec + random.uniform(-half, half, n)
-    # The target stands alone: what neighbours do to an aperture is another question.
-    near = np.hypot((ra - plan.ra) * math.cos(math.radians(plan.dec)), dec - plan.dec) < ALONE / 3600
-    dec[near] += 2 * ALONE / 3600
+    near = np.hypot((ra - plan.ra) * math.cos(math.radians(plan.dec)), dec - plan.dec) < plan.alone / 3600
+    dec[near] += 2 * plan.alone / 3600
     ra[0], dec[0], mag[0] = plan.ra, plan.dec, 0.0  # its magnitude is that of the event
     variable = np.zeros(n, bool)
     variable[random.choice(np.arange(1, n), plan.variables, replace=False)] = True
@@ -185,6 +191,7 @@ def _write_frame(
     row: dict[str, Any],
     pointing: Floats,
     number: int,
+    flat: Floats,
     random: np.random.Generator,
 ) -> None:
     nx = plan.shape[1]
@@ -197,7 +204,7 @@ def _write_frame(
     psf = Psf((fwhm, 0.0, 0.0, 0.01), (shear, 0.0, 0.0), (0.0, 0.0, 0.0))
     light = np.full(plan.shape, plan.sky * (1 + 0.2 * math.sin(number)))
     draw_points(light, psf, np.asarray(x), np.asarray(y), np.asarray(flux))
-    image = random.poisson(light) + random.normal(0, plan.read_noise, plan.shape)
+    image = random.poisson(light * flat) + random.normal(0, plan.read_noise, plan.shape)
     image = np.minimum(image, plan.saturation).astype(np.float32)
     mask = np.zeros(plan.shape, np.uint8)
     mask[:, nx // 3] = 1

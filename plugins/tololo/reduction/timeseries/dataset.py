@@ -2,66 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import os
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tololo.facility.dataset_config import DatasetConfig, read_dataset_config
 from tololo.facility.dataset_folders import frames
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.timeseries import measurements
-from tololo.reduction.timeseries.frames import Frame, image_id_of, read_frame
-from tololo.reduction.timeseries.photometry import Apertures, measure
-from tololo.reduction.timeseries.placing import place
+from tololo.reduction.timeseries.frames import Frame, filter_of, image_id_of, read_frame
+from tololo.reduction.timeseries.outputs import write_light_curve, write_photometry
+from tololo.reduction.timeseries.photometry import Apertures, Photometry, measure
+from tololo.reduction.timeseries.placing import Placement, place
+from tololo.reduction.timeseries.plots import draw_plots
+from tololo.reduction.timeseries.psf_photometry import measure_psf
+from tololo.reduction.timeseries.report import DatasetReport
 from tololo.reduction.timeseries.series import Series, build_series
 from tololo.reduction.timeseries.stars import Stars, find_stars, read_reference, read_stars
 
-PHOTOMETRY = "photometry.parquet"
-"""All stars on all frames, one row each."""
-
 LOG = "aperture_pipeline.log"
+
+CROWDED = 0.02
+"""Part of the target's light that its neighbours may add to its aperture without a warning."""
 
 _log = logging.getLogger("tololo.timeseries")
 
-
-@dataclass(frozen=True)
-class DatasetReport:
-    """What became of a dataset.
-
-    ``measured`` frames are new, ``known`` ones were measured before; ``set_aside`` says why frames do not
-    count.
-    """
-
-    folder: Path
-    target: str
-    filter: str
-    frames: int
-    measured: int
-    known: int
-    set_aside: dict[str, str]
-    stars: int
-    zero_point: float
-    zero_point_error: float
-    light_curve: Path
-
-    def __str__(self) -> str:
-        return (
-            f"{self.folder}: {self.frames} frames ({self.measured} new), {len(self.set_aside)} set aside, "
-            f"{self.stars} stars, zero point {self.zero_point:.3f} +- {self.zero_point_error:.3f}"
-        )
+__all__ = ["LOG", "DatasetReport", "measure_frame", "reduce_dataset"]
 
 
 def reduce_dataset(
     folder: Path,
     *,
     again: bool = False,
+    plots: bool = True,
     reference_catalog: Path | None = None,
     heartbeat: Callable[[], None] | None = None,
 ) -> DatasetReport:
@@ -76,10 +54,12 @@ def reduce_dataset(
         With frames and ``reduction_config.yaml``.
     again : `bool`, optional
         Measure all frames anew.
+    plots : `bool`, optional
+        Draw the figures.
     reference_catalog : `pathlib.Path`, optional
         That of the facility; the dataset's configuration goes before it.
     heartbeat : callable, optional
-        Is called after each frame: renews the lock of the dataset.
+        Is called after each frame and each figure: renews the lock of the dataset.
 
     Raises
     ------
@@ -89,43 +69,30 @@ def reduce_dataset(
         There are no frames, or none that can be used.
     """
     config = read_dataset_config(folder)
-    paths = frames(folder)
-    if not paths:
+    found = frames(folder)
+    if not found:
         raise NothingToDoError("The dataset has no frames", str(folder), "put *.fits or *.fits.fz into it")
     with _logged(folder):
-        _log.info(
-            "Target %s at %.6f %+.6f, %d files",
-            config.target.name,
-            config.target.ra,
-            config.target.dec,
-            len(paths),
-        )
-        stars = _stars(folder, config, paths, reference_catalog)
+        target = config.target
+        _log.info("Target %s at %.6f %+.6f, %d files", target.name, target.ra, target.dec, len(found))
+        paths = _one_file_each(found)
+        stars = _stars(folder, config, list(paths.values()), reference_catalog)
         _log.info("%d stars, from %s", len(stars.ra), stars.reference_image)
         measured = 0
-        for path in paths:
+        for path in paths.values():
             measured += _measure(folder, config, stars, path, again)
             if heartbeat:
                 heartbeat()
-        measurements.forget_others(folder, paths)
-        series = build_series([measurements.read(folder, path) for path in paths], stars)
+        measurements.forget_others(folder, list(paths.values()))
+        series = build_series([measurements.read(folder, path) for path in paths.values()], stars)
         for image_id, reason in series.set_aside.items():
             _log.warning("%s: %s", image_id, reason)
-        _write_photometry(folder, series)
-        curve = _write_light_curve(folder, config, series)
-        report = DatasetReport(
-            folder=folder,
-            target=config.target.name,
-            filter=str(series.measurements[0].facts["filter"]),
-            frames=len(series.measurements),
-            measured=measured,
-            known=len(paths) - measured,
-            set_aside=series.set_aside,
-            stars=len(stars.ra),
-            zero_point=series.calibration.zero_point,
-            zero_point_error=series.calibration.error,
-            light_curve=curve,
-        )
+        drawn: tuple[Path, ...] = ()
+        if plots:
+            first = series.measurements[0].facts
+            title = f"{target.name} · {first['instrument']} · {first['filter']}"
+            drawn = draw_plots(folder, series, title, paths, heartbeat)
+        report = _write(folder, config, stars, series, measured, drawn)
         _log.info("%s", report)
     return report
 
@@ -145,59 +112,84 @@ class _logged:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
-            _log.error("%s", error)
+            _log.error("%s", error or type(error).__name__)
         _log.removeHandler(self.handler)
         _log.setLevel(self.level)
         self.handler.close()
 
 
+def _one_file_each(paths: list[Path]) -> dict[str, Path]:
+    """Return the files by image id; of one that is there both packed and unpacked, the unpacked one."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda p: (p.name.endswith(".fz"), p.name)):
+        if (other := found.setdefault(image_id_of(path), path)) is not path:
+            _log.warning("%s is left out: it is %s once more", path.name, other.name)
+    return dict(sorted(found.items()))
+
+
 def _stars(folder: Path, config: DatasetConfig, paths: list[Path], facility_catalog: Path | None) -> Stars:
-    """Return the stars of a dataset; found on its reference frame the first time."""
-    first = _reference_frame(config, paths)
-    known = read_stars(folder)
-    target = config.target.ra, config.target.dec
-    if known and known.reference_image == first.info.image_id and (known.ra[0], known.dec[0]) == target:
-        return known
-    path = (
-        Path(config.photometry.reference_catalog) if config.photometry.reference_catalog else facility_catalog
-    )
-    reference = read_reference(folder / path, first.info.filter) if path else None
-    if reference is None:
+    """Return the stars of a dataset; found on its reference frame the first time.
+
+    That is the frame that is configured, else the first by name that can be trusted: it must not depend on
+    which frames were there when the dataset was reduced first.
+    """
+    name = config.photometry.reference_catalog
+    catalog = folder / name if name else facility_catalog
+    if catalog is None:
         _log.warning("There is no reference catalogue: magnitudes are instrumental")
-    stars = find_stars(first, config.target.ra, config.target.dec, reference)
+    elif not catalog.is_file():
+        raise BadInputError(
+            "There is no such reference catalogue",
+            str(catalog),
+            "mend photometry.reference_catalog, or drop it",
+        )
+    if config.photometry.reference_image:
+        path = _configured(folder, config.photometry.reference_image, paths)
+        return _stars_of(folder, config, read_frame(path), catalog)
+    reasons = []
+    for path in _candidates(folder, paths):
+        try:
+            return _stars_of(folder, config, read_frame(path), catalog)
+        except BadInputError as error:
+            if error.where != str(path):  # it is the catalogue's fault
+                raise
+            reasons.append(f"{path.name}: {_reason(error)}")
+    raise NothingToDoError(
+        f"None of the {len(paths)} frames can be used; the first: {reasons[0]}", str(folder), "look at them"
+    )
+
+
+def _configured(folder: Path, wanted: str, paths: list[Path]) -> Path:
+    for path in paths:
+        if image_id_of(path) == image_id_of(Path(wanted)):
+            return path
+    raise BadInputError(
+        f"There is no frame {wanted}",
+        f"{folder}, photometry.reference_image",
+        "name a frame of the dataset, or drop the key",
+    )
+
+
+def _candidates(folder: Path, paths: list[Path]) -> list[Path]:
+    """Return the frames of the filter that the folder is called after; all where none is of it."""
+    named = [path for path in paths if filter_of(path).lower() == folder.name.lower()]
+    return named or paths
+
+
+def _stars_of(folder: Path, config: DatasetConfig, frame: Frame, catalog: Path | None) -> Stars:
+    """Return the stars that a frame and a catalogue give, found now if they have not been found before."""
+    status = frame.path.stat()
+    content = hashlib.sha256(catalog.read_bytes()).hexdigest() if catalog else ""
+    place = config.target.ra, config.target.dec
+    parts = [measurements.VERSION, *place, frame.path.name, status.st_size, status.st_mtime_ns, content]
+    origin = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    known = read_stars(folder)
+    if known and known.origin == origin:
+        return known
+    reference = read_reference(catalog, frame.info.filter) if catalog else None
+    stars = find_stars(frame, *place, reference, origin)
     stars.write(folder)
     return stars
-
-
-def _reference_frame(config: DatasetConfig, paths: list[Path]) -> Frame:
-    """Return the frame that is configured, else the first in time that can be trusted.
-
-    It must not depend on which frames were there when the dataset was reduced first.
-    """
-    wanted = config.photometry.reference_image
-    if wanted:
-        path = next(
-            (p for p in paths if p.name == Path(wanted).name or image_id_of(p) == image_id_of(Path(wanted))),
-            None,
-        )
-        if path is None:
-            raise BadInputError(
-                f"There is no frame {wanted}",
-                f"{paths[0].parent}, photometry.reference_image",
-                "name a frame of the dataset, or drop the key",
-            )
-        return read_frame(path)
-    reasons = []
-    for path in paths:  # their names begin with telescope and camera, then the date and a running number
-        try:
-            return read_frame(path)
-        except BadInputError as error:
-            reasons.append(f"{path.name}: {error.what}")
-    raise NothingToDoError(
-        f"None of the {len(paths)} frames can be used; the first: {reasons[0]}",
-        str(paths[0].parent),
-        "look at them",
-    )
 
 
 def _measure(folder: Path, config: DatasetConfig, stars: Stars, path: Path, again: bool) -> bool:
@@ -206,86 +198,86 @@ def _measure(folder: Path, config: DatasetConfig, stars: Stars, path: Path, agai
     fingerprint = measurements.fingerprint_of(path, settings)
     if not again and measurements.is_current(folder, path, fingerprint):
         return False
+    measure_frame(folder, config, stars, path, fingerprint)
+    return True
+
+
+def measure_frame(
+    folder: Path, config: DatasetConfig, stars: Stars, path: Path, fingerprint: str = ""
+) -> None:
+    """Measure a frame, and write that into the dataset; or why it was set aside."""
     try:
-        frame = read_frame(path)
+        frame = read_frame(path, (config.target.ra, config.target.dec))
+        if frame.info.filter != stars.filter:
+            raise BadInputError(f"its filter is {frame.info.filter}, that of the dataset {stars.filter}")
         placement = place(frame, stars.ra, stars.dec, stars.flux)
+        photometry, aperture = _photometry(frame, placement, config)
     except BadInputError as error:
-        reason = error.what.removeprefix("The frame is set aside: ").removeprefix("The frame ")
-        measurements.write(folder, path, fingerprint, reason, {}, None)
-        return True
-    scale = frame.info.pixel_scale
-    apertures = Apertures.of(config.photometry.aperture_arcsec, scale, frame.info.fwhm / scale)
-    photometry = measure(frame, placement.x, placement.y, apertures)
-    facts = measurements.facts_of(frame, placement, photometry)
+        measurements.write(folder, path, fingerprint, _reason(error), {}, None)
+        return
+    facts = measurements.facts_of(frame, placement, photometry, aperture)
     measurements.write(folder, path, fingerprint, "", facts, photometry.stars)
     _log.info(
         "%s: %d stars recognised, to %.2f pixels", frame.info.image_id, placement.n_matched, placement.rms
     )
-    return True
 
 
-def _write_photometry(folder: Path, series: Series) -> None:
-    """Write one row for each star on each frame; the rows of one frame at a time."""
-    part = folder / f".{PHOTOMETRY}.part"
-    n_stars = series.flux.shape[1]
-    names = (
-        "start",
-        "mjd_utc",
-        "mjd_tdb",
-        "hjd_utc",
-        "bjd_tdb",
-        "filter",
-        "telescope",
-        "instrument",
-        "airmass",
-    )
-    writer: pq.ParquetWriter | None = None
-    try:
-        for n, item in enumerate(series.measurements):
-            columns: dict[str, Any] = {"image_id": pa.array([item.image_id] * n_stars)}
-            columns |= {name: pa.array([item.facts[name]] * n_stars) for name in names}
-            columns["star"] = np.arange(n_stars, dtype=np.int32)
-            columns |= {name: item.stars[name] for name in ("x", "y")}
-            for name in ("flux", "flux_err", "magnitude", "error", "flags"):
-                columns[name] = getattr(series, name)[n]
-            columns["zero_point"] = np.full(n_stars, series.scale[n])
-            columns["zero_point_err"] = np.full(n_stars, series.scale_err[n])
-            table = pa.table(columns)
-            if writer is None:
-                writer = pq.ParquetWriter(part, table.schema)
-            writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    os.replace(part, folder / PHOTOMETRY)
+def _photometry(frame: Frame, placement: Placement, config: DatasetConfig) -> tuple[Photometry, float]:
+    """Measure the stars of a frame as it is configured; and return the aperture, arcsec (0 of a PSF)."""
+    if config.photometry.method == "psf":
+        return measure_psf(frame, placement.x, placement.y), 0.0
+    scale, radius = frame.info.pixel_scale, config.photometry.aperture_arcsec
+    apertures = Apertures.of(radius, scale, frame.info.fwhm / scale)
+    return measure(frame, placement.x, placement.y, apertures), radius
 
 
-def _write_light_curve(folder: Path, config: DatasetConfig, series: Series) -> Path:
-    """Write the target's light curve as ``.csv`` (for the TOM) and ``.dat``; return the former."""
-    curve = series.light_curve(0)
-    name = config.target.name.replace(" ", "_").replace("/", "_")
-    stem = f"{name}_{curve['filter'][0]}_lc"
-    seen = np.isfinite(curve["magnitude"]) & (curve["flux"] > 3 * curve["flux_err"])
-    rows = ["time,filter,magnitude,error,limit,telescope,instrument,image"]
-    label = config.tom.data_label
-    for row, is_seen in zip(curve, seen, strict=True):
-        band = f"{label}_{row['filter']}" if label else row["filter"]
-        value = f"{row['magnitude']:.5f},{row['error']:.5f}," if is_seen else f",,{row['limit']:.4f}"
-        rows.append(
-            f"{row['mjd_utc']:.8f},{band},{value},{row['telescope']},{row['instrument']},{row['image_id']}"
+def _reason(error: BadInputError) -> str:
+    return error.what.removeprefix("The frame is set aside: ").removeprefix("The frame ")
+
+
+def _write(
+    folder: Path,
+    config: DatasetConfig,
+    stars: Stars,
+    series: Series,
+    measured: int,
+    plots: tuple[Path, ...],
+) -> DatasetReport:
+    """Write the tables of a dataset, and last its summary."""
+    crowd = float(series.contamination[0])
+    if crowd > CROWDED:
+        _log.warning(
+            "Neighbours add %.0f %% to the target's aperture: a smaller one, or method psf", 100 * crowd
         )
-    _write_text(folder / f"{stem}.csv", rows)
-    rows = ["# HJD_UTC flux err_flux mag err_mag file"]
-    rows += [
-        f"{row['hjd_utc']:.8f} {row['flux']:.4f} {row['flux_err']:.4f} "
-        f"{row['magnitude']:.5f} {row['error']:.5f} {row['image_id']}"
-        for row in curve
-    ]
-    _write_text(folder / f"{stem}.dat", rows)
-    return folder / f"{stem}.csv"
-
-
-def _write_text(path: Path, rows: list[str]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("\n".join(rows) + "\n")
-    os.replace(part, path)
+    photometry = write_photometry(folder, series, stars)
+    curve = series.light_curve(0)
+    light_curve, _ = write_light_curve(folder, config.target.name, config.tom.data_label, curve)
+    first = series.measurements[0].facts
+    usable = curve["flags"] == 0
+    calibration, air = series.calibration, series.extinction
+    report = DatasetReport(
+        folder=folder,
+        target=config.target.name,
+        filter=first["filter"],
+        instrument=first["instrument"],
+        telescope=first["telescope"],
+        method=config.photometry.method,
+        frames=len(series.measurements),
+        measured=measured,
+        known=len(series.measurements) + len(series.set_aside) - measured,
+        set_aside=series.set_aside,
+        stars=len(stars.ra),
+        calibrated=calibration.calibrated,
+        zero_point=calibration.zero_point,
+        zero_point_error=calibration.error,
+        color_term=calibration.color_term.slope if calibration.color_term.fitted else math.nan,
+        extinction=-air.slope if air.fitted else math.nan,
+        detections=int((curve["detected"] & usable).sum()),
+        limits=int((usable & (curve["limit"] > 0)).sum()),
+        target_contamination=crowd,
+        light_curve=light_curve,
+        photometry=photometry,
+        plots=plots,
+    )
+    report.write(curve)
+    return report

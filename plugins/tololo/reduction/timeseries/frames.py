@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 from astropy.table import Table
+from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import NDArray
 
 from tololo.facility.angles import degrees
 from tololo.facility.errors import BadInputError
+from tololo.reduction.timeseries.sources import find_sources
 from tololo.reduction.timeseries.times import FrameTimes, frame_times
 
 SCIENCE = ("EXPOSE", "STANDARD")
@@ -42,6 +46,8 @@ class FrameInfo:
         NaN where unknown; FWHM and scale in arcsec (a pixel).
     gain, read_noise, saturation : `float`
         Electrons per count, electrons, counts; ``saturation`` is infinite where unknown.
+    level : `int`
+        How far it is reduced (RLEVEL): of two reductions of one exposure the higher counts.
     """
 
     image_id: str
@@ -57,6 +63,7 @@ class FrameInfo:
     gain: float
     read_noise: float
     saturation: float
+    level: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class Frame:
     bad : `numpy.ndarray`, (ny, nx), bool
         Pixels not to be used: masked, saturated, or without a value.
     catalogue : `astropy.table.Table`
-        Sources, columns in lower case: ``x``, ``y`` (pixels from 0), ``flux`` ...
+        Sources, columns in lower case: ``x``, ``y`` (pixels from 0), ``flux`` ...; found anew where the file
+        has none.
     """
 
     path: Path
@@ -94,6 +102,16 @@ def image_id_of(path: Path) -> str:
     for ending in (".fz", ".fits", ".fts"):
         name = name.removesuffix(ending)
     return name
+
+
+def filter_of(path: Path) -> str:
+    """Return the filter of a frame from its header alone; empty where it does not say it or is no frame."""
+    try:
+        with fits.open(path) as hdus:
+            header = hdus["SCI"].header if "SCI" in hdus else hdus[0].header
+            return str(header.get("FILTER", ""))
+    except (OSError, ValueError, TypeError, KeyError, IndexError, VerifyError):
+        return ""
 
 
 def why_unreduced(hdus: fits.HDUList) -> str:
@@ -123,14 +141,20 @@ def why_untrusted(header: fits.Header) -> str:
 
 def why_trailed(catalogue: Table) -> str:
     """Say why the stars of a frame are no points; empty if they are."""
-    if "ellipticity" not in catalogue.colnames or len(catalogue) < 5:
+    if len(catalogue) < 5:
         return ""
-    typical = float(np.nanmedian(np.asarray(catalogue["ellipticity"], float)))
+    typical = _median_of(catalogue, "ellipticity")
     return f"its stars are trailed (ellipticity {typical:.2f})" if typical > TRAILED else ""
 
 
-def read_frame(path: Path) -> Frame:
+def read_frame(path: Path, target: tuple[float, float] | None = None) -> Frame:
     """Read a reduced frame; the file is never written.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+    target : `tuple` [`float`, `float`], optional
+        ICRS degrees; what the times as seen from Sun and barycentre are for. The pointing where not given.
 
     Raises
     ------
@@ -145,32 +169,44 @@ def read_frame(path: Path) -> Frame:
                 raise BadInputError(f"The frame is set aside: {reason}", where, remedy)
             science = hdus["SCI"]
             header = science.header.copy()
-            info = _info(path, header)
+            info = _info(path, header, target)
+            if science.data is None or science.data.ndim != 2:
+                raise BadInputError("The frame is set aside: SCI holds no image", where, remedy)
             image = np.array(science.data, dtype=np.float32)
             noise, mask = (_plane(hdus, name, image.shape, where) for name in ("ERR", "BPM"))
             catalogue = _catalogue(hdus)
-            if reason := why_trailed(catalogue):
-                raise BadInputError(f"The frame is set aside: {reason}", where, remedy)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, VerifyError) as error:
-        raise BadInputError(f"The frame cannot be read: {error}", where, remedy) from error
+    except (OSError, ValueError, TypeError, KeyError, IndexError, VerifyError) as wrong:
+        raise BadInputError(f"The frame cannot be read: {wrong}", where, remedy) from wrong
     bad = ~np.isfinite(image) | (image >= info.saturation)
     if mask is not None:
         bad |= mask != 0
-    if noise is None:
-        noise = _noise(image, info)
-    return Frame(path, info, header, image, np.asarray(noise, np.float32), bad, catalogue)
+    error = np.asarray(_noise(image, info) if noise is None else noise, np.float32)
+    if catalogue is None:
+        catalogue = find_sources(image, error, bad)
+    if reason := why_trailed(catalogue):
+        raise BadInputError(f"The frame is set aside: {reason}", where, remedy)
+    if not info.fwhm > 0:
+        info = replace(info, fwhm=info.pixel_scale * _median_of(catalogue, "fwhm"))
+    return Frame(path, info, header, image, error, bad, catalogue)
 
 
-def _info(path: Path, header: fits.Header) -> FrameInfo:
+def _info(path: Path, header: fits.Header, target: tuple[float, float] | None) -> FrameInfo:
     if missing := [name for name in _NEEDED if header.get(name) in (None, "", "N/A", "UNKNOWN")]:
         raise BadInputError(
             f"The frame is set aside: its header lacks {', '.join(missing)}",
             str(path),
             "the other frames go on without it",
         )
-    ra, dec = degrees(str(header["RA"]), hours=True), degrees(str(header["DEC"]), hours=False)
+    pointing = degrees(str(header["RA"]), hours=True), degrees(str(header["DEC"]), hours=False)
+    ra, dec = target or pointing
     site = tuple(_number(header, name, 0.0) for name in ("LONGITUD", "LATITUDE", "HEIGHT"))
     exposure_time = float(header["EXPTIME"])
+    if not 0 < exposure_time < math.inf:
+        raise BadInputError(
+            f"The frame is set aside: its exposure time is {exposure_time:g} s",
+            str(path),
+            "the other frames go on without it",
+        )
     limits = [value for name in ("SATURATE", "MAXLIN") if (value := _number(header, name)) > 0]
     return FrameInfo(
         image_id=image_id_of(path),
@@ -182,11 +218,22 @@ def _info(path: Path, header: fits.Header) -> FrameInfo:
         exposure_time=exposure_time,
         airmass=_number(header, "AIRMASS"),
         fwhm=_number(header, "L1FWHM"),
-        pixel_scale=_number(header, "PIXSCALE"),
+        pixel_scale=_pixel_scale(header),
         gain=_number(header, "GAIN", 1.0),
         read_noise=_number(header, "RDNOISE", 0.0),
         saturation=min(limits, default=math.inf),
+        level=int(_number(header, "RLEVEL", 0.0)),
     )
+
+
+def _pixel_scale(header: fits.Header) -> float:
+    """Return arcsec a pixel: as the header says it, else as the WCS has it."""
+    said = _number(header, "PIXSCALE")
+    if said > 0:
+        return said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        return 3600 * float(np.mean(proj_plane_pixel_scales(WCS(header).celestial)))
 
 
 def _number(header: fits.Header, name: str, default: float = math.nan) -> float:
@@ -208,16 +255,25 @@ def _plane(hdus: fits.HDUList, name: str, shape: tuple[int, ...], where: str) ->
     return data
 
 
-def _catalogue(hdus: fits.HDUList) -> Table:
-    """Return the sources of the frame; an empty table where it has none. Pixels are counted from 0."""
-    if "CAT" not in hdus:
-        return Table({"x": np.empty(0), "y": np.empty(0), "flux": np.empty(0)})
+def _catalogue(hdus: fits.HDUList) -> Table | None:
+    """Return the sources of the frame, `None` where it has none. Pixels are counted from 0."""
+    if "CAT" not in hdus or hdus["CAT"].data is None or not len(hdus["CAT"].data):
+        return None
     table = Table(hdus["CAT"].data)
     for name in table.colnames:
         table.rename_column(name, name.lower())
+    if missing := [name for name in ("x", "y", "flux") if name not in table.colnames]:
+        raise KeyError(f"its table CAT has no column {', '.join(missing)}")
     for name in ("x", "y"):
         table[name] = np.asarray(table[name], float) - 1.0  # FITS counts pixels from 1
-    return table
+    return table[np.isfinite(table["x"]) & np.isfinite(table["y"])]
+
+
+def _median_of(catalogue: Table, name: str) -> float:
+    """Return the median of a column of the sources; NaN where there is none."""
+    values = np.asarray(catalogue[name], float) if name in catalogue.colnames else np.empty(0)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else math.nan
 
 
 def _noise(image: NDArray[np.float32], info: FrameInfo) -> NDArray[np.float64]:

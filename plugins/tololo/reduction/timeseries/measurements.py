@@ -21,7 +21,7 @@ from tololo.reduction.timeseries.placing import Placement
 FOLDER = "frames"
 """In the folder of the dataset."""
 
-VERSION = 1
+VERSION = 2
 """Of the measurement: a change of it has all frames measured again."""
 
 _KEY = b"tololo"
@@ -55,8 +55,8 @@ def fingerprint_of(path: Path, settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def facts_of(frame: Frame, placement: Placement, photometry: Photometry) -> dict[str, Any]:
-    """Return what a light curve says of each frame."""
+def facts_of(frame: Frame, placement: Placement, photometry: Photometry, aperture: float) -> dict[str, Any]:
+    """Return what a light curve says of each frame; ``aperture`` is its radius in arcsec, 0 of a PSF."""
     info = asdict(frame.info)
     return {
         **info.pop("times"),
@@ -64,6 +64,7 @@ def facts_of(frame: Frame, placement: Placement, photometry: Photometry) -> dict
         "n_matched": placement.n_matched,
         "wcs_rms": placement.rms,
         "wcs_shift": placement.shift,
+        "aperture": aperture,
         "aperture_correction": photometry.correction,
         "aperture_correction_error": photometry.correction_error,
     }

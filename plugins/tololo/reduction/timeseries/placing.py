@@ -11,7 +11,8 @@ from astropy.wcs import WCS, FITSFixedWarning, NoConvergence, WcsError
 from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError, NothingToDoError
-from tololo.reduction.kernels.astrometry import align, fit_distortion
+from tololo.reduction.formats.tract import unit_vectors
+from tololo.reduction.kernels.astrometry import PixelMap, align, fit_distortion
 from tololo.reduction.timeseries.frames import Frame
 
 Floats = NDArray[np.float64]
@@ -34,7 +35,7 @@ class Placement:
     Attributes
     ----------
     x, y : `numpy.ndarray`, (n,)
-        Pixels from 0; also of stars beside the frame.
+        Pixels from 0; also of stars beside the frame, NaN of those far away.
     n_matched : `int`
         Stars that refined the WCS.
     rms : `float`
@@ -43,6 +44,10 @@ class Placement:
         By how much the frame's WCS was off in its middle, pixels.
     source : `numpy.ndarray`, (n,), int64
         Row in the frame's own catalogue, -1 of a star that is not in it.
+    wcs : `astropy.wcs.WCS`
+        As the frame has it.
+    map : `PixelMap`
+        From pixels by that WCS to pixels of the image.
     """
 
     x: Floats
@@ -51,6 +56,13 @@ class Placement:
     rms: float
     shift: float
     source: NDArray[np.int64]
+    wcs: WCS
+    map: PixelMap
+
+    def sky(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Return ra and dec (ICRS degrees) of pixels of the image."""
+        ra, dec = self.wcs.all_pix2world(*self.map.inverse(x, y), 0)
+        return np.asarray(ra, float), np.asarray(dec, float)
 
 
 def place(frame: Frame, ra: Floats, dec: Floats, brightness: Floats | None = None) -> Placement:
@@ -77,13 +89,14 @@ def place(frame: Frame, ra: Floats, dec: Floats, brightness: Floats | None = Non
             wcs = WCS(frame.header)
             if not wcs.has_celestial:
                 raise ValueError("no celestial axes")
-            nominal = np.column_stack(wcs.all_world2pix(ra, dec, 0, quiet=True))
+            nominal = _nominal(wcs, shape, ra, dec)
         except (WcsError, NoConvergence, ValueError, AttributeError) as error:
             raise BadInputError(
                 f"The frame is set aside: it has no usable WCS: {error}", where, remedy
             ) from error
     ny, nx = shape
-    near = (np.abs(nominal - [nx / 2, ny / 2]) < [nx / 2 + SEARCH, ny / 2 + SEARCH]).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(nominal - [nx / 2, ny / 2]) < [nx / 2 + SEARCH, ny / 2 + SEARCH]).all(axis=1)
     known = np.flatnonzero(near)
     if brightness is not None:
         known = known[np.argsort(-np.nan_to_num(brightness[known], nan=-math.inf), kind="stable")]
@@ -91,11 +104,14 @@ def place(frame: Frame, ra: Floats, dec: Floats, brightness: Floats | None = Non
     own = np.column_stack([np.asarray(sources[name], float) for name in ("x", "y")])
     order = np.argsort(-np.nan_to_num(np.asarray(sources["flux"], float), nan=-math.inf), kind="stable")
     try:
-        start = align(*own[order].T, *nominal[known].T, shape, SEARCH)
+        (x, y), (nominal_x, nominal_y) = own[order].T, nominal[known].T
+        start = align(x, y, nominal_x, nominal_y, shape, SEARCH)
         fit = fit_distortion(
-            *own[order].T,
+            x,
+            y,
             np.full(len(own), SOURCE_ERROR),
-            *nominal[known].T,
+            nominal_x,
+            nominal_y,
             np.full(len(known), STAR_ERROR),
             start,
             shape,
@@ -110,9 +126,27 @@ def place(frame: Frame, ra: Floats, dec: Floats, brightness: Floats | None = Non
             where,
             remedy,
         )
-    x, y = fit.map(*nominal.T)
+    # A polynomial knows nothing of what is far beside the frame.
+    px, py = nominal.T.copy()
+    px[near], py[near] = fit.map(nominal[near, 0], nominal[near, 1])
     source = np.full(len(ra), -1, np.int64)
     source[known[fit.reference]] = order[fit.own]
     middle = np.array([[(nx - 1) / 2], [(ny - 1) / 2]])
-    moved = np.array(fit.map(*middle)).reshape(2) - middle.reshape(2)
-    return Placement(x, y, matched, fit.rms, float(np.hypot(*moved)), source)
+    moved = np.array(fit.map(middle[0], middle[1])).reshape(2) - middle.reshape(2)
+    return Placement(px, py, matched, fit.rms, float(np.hypot(*moved)), source, wcs, fit.map)
+
+
+def _nominal(wcs: WCS, shape: tuple[int, int], ra: Floats, dec: Floats) -> Floats:
+    """Return pixels by the frame's own WCS, (n, 2); NaN of stars that are far away.
+
+    A plane has room for half of the sky only.
+    """
+    ny, nx = shape
+    corner = wcs.all_pix2world([[(nx - 1) / 2, (ny - 1) / 2], [-SEARCH, -SEARCH]], 0)
+    middle, edge = unit_vectors(*corner.T)
+    reach = 1.1 * np.linalg.norm(edge - middle)
+    near = np.linalg.norm(unit_vectors(ra, dec) - middle, axis=1) < reach
+    pixels = np.full((len(ra), 2), np.nan)
+    if near.any():
+        pixels[near] = np.column_stack(wcs.all_world2pix(ra[near], dec[near], 0, quiet=True))
+    return pixels

@@ -11,43 +11,44 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from tololo.facility.errors import NothingToDoError
-from tololo.reduction.kernels.calibration import zero_point
-from tololo.reduction.kernels.color_terms import ColorTerm, fit_color_term
+from tololo.reduction.kernels.color_terms import ColorTerm
+from tololo.reduction.timeseries.calibration import (
+    ALONE,
+    ENOUGH,
+    Calibration,
+    calibrate,
+    contamination,
+    extinction,
+)
 from tololo.reduction.timeseries.ensemble import Ensemble, solve_ensemble
 from tololo.reduction.timeseries.measurements import Measurement
 from tololo.reduction.timeseries.stars import Stars
 
 Floats = NDArray[np.float64]
 
-UNCALIBRATED = 25.0
-"""Zero point where no star of the reference catalogue is there to tell it."""
-
 CLOUDED = 2.0
 """Mag by which a frame may be fainter than the clear ones."""
 
-BRIGHT, ENOUGH = 0.03, 8
-"""Mag; stars with a smaller error on a frame calibrate the series, if there are so many."""
+STEADY = 0.03
+"""Mag; a star whose scatter beyond its errors is larger does not calibrate."""
 
-OUT_OF_LINE = 0.1
-"""Mag; a star that is farther from the others than that, and than their spread, does not calibrate."""
+FACTS = (
+    "start",
+    "mjd_utc",
+    "mjd_tdb",
+    "hjd_utc",
+    "bjd_tdb",
+    "exposure_time",
+    "filter",
+    "telescope",
+    "instrument",
+    "site",
+    "airmass",
+)
+"""What a light curve says of each frame."""
 
 LIMIT_SIGMA = 3.0
 """Standard deviations of a limit."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How the series is tied to the reference catalogue.
-
-    ``zero_point`` is the magnitude of one count a second on the scale of the series, through the aperture,
-    for a star of the mean colour ``color``; ``n_stars`` is 0 if it is `UNCALIBRATED`.
-    """
-
-    zero_point: float
-    error: float
-    color_term: ColorTerm
-    color: float
-    n_stars: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Series:
     set_aside : `dict` [`str`, `str`]
         Frames that do not, and why.
     flux, flux_err : `numpy.ndarray`, (n_frames, n_stars)
-        Counts a second as measured.
+        Counts a second of the whole star: the aperture's with its frame's correction.
     magnitude, error : `numpy.ndarray`, (n_frames, n_stars)
         Calibrated; NaN where the flux is not positive. The error does not hold that of the zero point.
     scale : `numpy.ndarray`, (n_frames,)
@@ -69,6 +70,8 @@ class Series:
     flags : `numpy.ndarray`, (n_frames, n_stars)
     ensemble : `Ensemble`
     calibration : `Calibration`
+    contamination : `numpy.ndarray`, (n_stars,)
+        By which part of its light known neighbours add to each star's aperture.
     """
 
     measurements: list[Measurement]
@@ -82,6 +85,26 @@ class Series:
     flags: NDArray[np.int32]
     ensemble: Ensemble
     calibration: Calibration
+    contamination: Floats
+
+    @property
+    def detected(self) -> NDArray[np.bool_]:
+        """Which stars are seen on which frames, above `LIMIT_SIGMA`; (n_frames, n_stars)."""
+        with np.errstate(invalid="ignore"):
+            return np.isfinite(self.magnitude) & (self.flux > LIMIT_SIGMA * self.flux_err)
+
+    @property
+    def limit(self) -> Floats:
+        """Magnitude at `LIMIT_SIGMA` of stars that are not seen on a frame; NaN of others."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            faintest = self.scale[:, None] - 2.5 * np.log10(LIMIT_SIGMA * self.flux_err)
+        return np.where(self.detected | ~np.isfinite(self.flux), np.nan, faintest)
+
+    @property
+    def extinction(self) -> ColorTerm:
+        """What the zero points of the frames lose with each airmass."""
+        airmass = np.array([item.facts["airmass"] for item in self.measurements], float)
+        return extinction(self.scale, self.scale_err, airmass)
 
     def light_curve(self, star: int) -> Table:
         """Return the light curve of a star, one row a frame, in the order of time.
@@ -89,24 +112,14 @@ class Series:
         Every value is of the row's own frame: ``image_id`` says which.
         """
         facts = [item.facts for item in self.measurements]
-        columns = (
-            "start",
-            "mjd_utc",
-            "mjd_tdb",
-            "hjd_utc",
-            "bjd_tdb",
-            "filter",
-            "telescope",
-            "instrument",
-            "airmass",
-        )
         table = Table({"image_id": [item.image_id for item in self.measurements]})
-        for name in columns:
+        for name in FACTS:
             table[name] = [fact[name] for fact in facts]
         table["star"] = np.full(len(facts), star)
         for name in ("flux", "flux_err", "magnitude", "error", "flags"):
             table[name] = getattr(self, name)[:, star]
-        table["limit"] = self.scale - 2.5 * np.log10(LIMIT_SIGMA * self.flux_err[:, star])
+        table["limit"] = self.limit[:, star]
+        table["detected"] = self.detected[:, star]
         table["zero_point"], table["zero_point_err"] = self.scale, self.scale_err
         return table
 
@@ -129,9 +142,13 @@ def build_series(measurements: Sequence[Measurement], stars: Stars) -> Series:
     good = sorted((m for m in measurements if not m.reason), key=lambda m: (m.facts["mjd_utc"], m.image_id))
     if not good:
         raise NothingToDoError(_nothing(set_aside), "dataset", "look at its frames")
+    clouded = _repeated(good)
+    set_aside |= clouded
+    good = [m for m in good if m.image_id not in clouded]
     clouded = {"": ""}
     while clouded:
-        flux, flux_err = (np.array([m.stars[name] for m in good], float) for name in ("flux", "flux_err"))
+        whole = np.array([[m.facts["aperture_correction"]] for m in good], float)
+        flux, flux_err = (whole * [m.stars[name] for m in good] for name in ("flux", "flux_err"))
         flags = np.array([m.stars["flags"] for m in good], np.int32)
         instrumental, error = _magnitudes(flux, flux_err)
         constant = np.ones(flux.shape[1], bool)
@@ -143,7 +160,13 @@ def build_series(measurements: Sequence[Measurement], stars: Stars) -> Series:
         good = [m for m in good if m.image_id not in clouded]
         if not good:
             raise NothingToDoError(_nothing(set_aside), "dataset", "look at its frames")
-    calibration = _calibrate(ensemble, stars, np.nanmedian(error, axis=0))
+    steady = np.isfinite(ensemble.mean) & (ensemble.excess < STEADY) & constant
+    neighbours = _contamination(good, stars, ensemble.mean)
+    alone = steady & (neighbours < ALONE)
+    usable = alone if np.count_nonzero(alone & np.isfinite(stars.magnitude)) >= ENOUGH else steady
+    calibration = calibrate(
+        np.where(usable, ensemble.mean, np.nan), _typical(error), stars.magnitude, stars.error, stars.color
+    )
     scale = calibration.zero_point - ensemble.offset
     correction = np.where(np.isfinite(stars.color), stars.color - calibration.color, 0.0)
     magnitude = instrumental + scale[:, None] + calibration.color_term.slope * correction
@@ -159,6 +182,7 @@ def build_series(measurements: Sequence[Measurement], stars: Stars) -> Series:
         flags=flags,
         ensemble=ensemble,
         calibration=calibration,
+        contamination=neighbours,
     )
 
 
@@ -180,40 +204,34 @@ def _clouded(good: Sequence[Measurement], ensemble: Ensemble) -> dict[str, str]:
     return found
 
 
-def _calibrate(ensemble: Ensemble, stars: Stars, typical: Floats) -> Calibration:
-    """Fit zero point and colour term on stars that do not vary.
+def _contamination(good: Sequence[Measurement], stars: Stars, mean: Floats) -> Floats:
+    """Return what neighbours add to each star's aperture; nothing where the PSF was fitted."""
+    radius = float(np.median([m.facts["aperture"] for m in good]))
+    fwhm = np.array([m.facts["fwhm"] for m in good], float)
+    if radius == 0 or not np.isfinite(fwhm).any():
+        return np.zeros(len(stars.ra))
+    return contamination(stars.ra, stars.dec, mean, radius, float(np.nanmedian(fwhm)))
 
-    ``typical`` is each star's error on one frame. That it is smaller in the mean does not count: a neighbour
-    in the aperture matters the more the fainter a star is.
-    """
-    steady = np.isfinite(ensemble.mean) & (ensemble.excess < 0.03)
-    known = steady & np.isfinite(stars.magnitude)
-    known[0] = False
-    bright = known & (typical < BRIGHT)
-    if np.count_nonzero(bright) >= ENOUGH:
-        known = bright
-    if not known.any():
-        return Calibration(UNCALIBRATED, math.nan, ColorTerm(0.0, 0.0, 0), 0.0, 0)
-    colored = known & np.isfinite(stars.color)
-    color = float(np.median(stars.color[colored])) if colored.any() else 0.0
-    difference = stars.magnitude - ensemble.mean
-    middle = np.median(difference[known])
-    spread = 1.4826 * np.median(np.abs(difference[known] - middle))
-    # Two stars in one aperture, or a variable of the catalogue, tell nothing; they err to one side.
-    known &= np.abs(difference - middle) <= max(3 * spread, OUT_OF_LINE)
-    colored &= known
-    error = np.hypot(np.hypot(stars.error, typical), 0.005)
-    term = fit_color_term(
-        difference[colored], error[colored], stars.color[colored] - color, np.zeros(int(colored.sum()))
-    )
-    tint = np.where(np.isfinite(stars.color), stars.color - color, 0.0)
-    point = zero_point(
-        ensemble.mean[known] + term.slope * tint[known],
-        typical[known],
-        stars.magnitude[known],
-        stars.error[known],
-    )
-    return Calibration(point.value, point.error, term, color, point.n_used)
+
+def _typical(error: Floats) -> Floats:
+    """Return the median of each column, NaN of one without values."""
+    found = np.full(error.shape[1], np.nan)
+    known = np.isfinite(error).any(axis=0)
+    found[known] = np.nanmedian(error[:, known], axis=0)
+    return found
+
+
+def _repeated(good: Sequence[Measurement]) -> dict[str, str]:
+    """Return frames of which another reduction counts: the one that went further, else the first by name."""
+    best: dict[tuple[str, str, str], Measurement] = {}
+    found = {}
+    for item in sorted(good, key=lambda m: (-m.facts["level"], m.image_id)):
+        exposure = (item.facts["telescope"], item.facts["instrument"], item.facts["start"])
+        if exposure in best:
+            found[item.image_id] = f"it is the exposure of {best[exposure].image_id}, reduced again"
+        else:
+            best[exposure] = item
+    return found
 
 
 def _nothing(set_aside: dict[str, str]) -> str:

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.tract import unit_vectors
 from tololo.reduction.timeseries.frames import Frame
+from tololo.reduction.timeseries.placing import place
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +37,8 @@ BANDS = {
 }
 """Magnitude, and the two of the colour, that calibrate each filter."""
 
-_TEXT = (".csv", ".ecsv", ".dat")
+
+COLUMNS = ("ra", "dec", "flux", "magnitude", "error", "color")
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Stars:
         Counts on the reference frame, NaN where it does not show the star.
     magnitude, error, color : `numpy.ndarray`, (n,)
         Of the reference catalogue, NaN where it has none.
-    reference_image : `str`
-        The frame that they were found on.
+    reference_image, filter : `str`
+        The frame that they were found on, and its filter.
+    origin : `str`
+        Fingerprint of what they were made of: target, reference frame and reference catalogue.
     """
 
     ra: Floats
@@ -62,20 +66,20 @@ class Stars:
     error: Floats
     color: Floats
     reference_image: str
+    filter: str
+    origin: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """Change of this means that frames have to be measured again: other places."""
-        places = np.round(np.column_stack([self.ra, self.dec]), 7).tobytes()
-        return hashlib.sha256(places).hexdigest()[:16]
+        """Change of this means that frames have to be measured again: other places, or another order."""
+        places = np.round(np.column_stack([self.ra, self.dec, self.flux]), 7).tobytes()
+        return hashlib.sha256(places + self.filter.encode()).hexdigest()[:16]
 
     def table(self) -> Table:
         """Return them as they are written."""
-        table = Table(
-            {name: getattr(self, name) for name in ("ra", "dec", "flux", "magnitude", "error", "color")}
-        )
+        table = Table({name: getattr(self, name) for name in COLUMNS})
         table.add_column(np.arange(len(table)), name="star", index=0)
-        table.meta["reference_image"] = self.reference_image
+        table.meta.update(reference_image=self.reference_image, filter=self.filter, origin=self.origin)
         return table
 
     def write(self, folder: Path) -> None:
@@ -92,11 +96,9 @@ def read_stars(folder: Path) -> Stars | None:
         return None
     try:
         table = Table.read(path, format="ascii.ecsv")
-        columns = {
-            name: np.asarray(table[name], float)
-            for name in ("ra", "dec", "flux", "magnitude", "error", "color")
-        }
-        return Stars(**columns, reference_image=str(table.meta["reference_image"]))
+        columns = {name: np.ma.filled(np.ma.asarray(table[name], float), np.nan) for name in COLUMNS}
+        image, band, origin = (str(table.meta[name]) for name in ("reference_image", "filter", "origin"))
+        return Stars(**columns, reference_image=image, filter=band, origin=origin)
     except (ValueError, KeyError, TypeError, OSError):
         return None
 
@@ -125,10 +127,11 @@ def read_reference(path: Path, filter_name: str) -> Table:
     where = f"reference catalogue {path}"
     try:
         table = Table.read(path, format="ascii" if path.suffix == ".dat" else None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, IndexError) as wrong:
+        said = str(wrong).partition("\n")[0]
         raise BadInputError(
-            f"The reference catalogue cannot be read: {error}", where, "see docs/datasets.md"
-        ) from error
+            f"The reference catalogue cannot be read: {said}", where, "see docs/datasets.md"
+        ) from wrong
     names = {name.lower(): name for name in table.colnames}
     if missing := [name for name in ("ra", "dec") if name not in names]:
         raise BadInputError(
@@ -138,7 +141,14 @@ def read_reference(path: Path, filter_name: str) -> Table:
     def column(name: str) -> Floats:
         if name not in names:
             return np.full(len(table), np.nan)
-        values = np.ma.filled(np.ma.asarray(table[names[name]], dtype=float), np.nan)
+        try:
+            values = np.ma.filled(np.ma.asarray(table[names[name]], dtype=float), np.nan)
+        except (TypeError, ValueError) as wrong:
+            raise BadInputError(
+                f"The column {names[name]} of the reference catalogue holds no numbers: {wrong}",
+                where,
+                "write degrees and magnitudes as decimal numbers",
+            ) from wrong
         return np.asarray(values, float)
 
     if "mag" in names:
@@ -167,7 +177,7 @@ def read_reference(path: Path, filter_name: str) -> Table:
     return reference[good]
 
 
-def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None) -> Stars:
+def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None, origin: str = "") -> Stars:
     """Make the list of stars of a dataset.
 
     Parameters
@@ -178,24 +188,31 @@ def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None) -> 
         The target, ICRS degrees; a source or star within `SAME` of it is the target itself.
     reference : `astropy.table.Table`, optional
         As `read_reference` returns it. Its stars on the frame are taken also where the frame shows no source.
+    origin : `str`, optional
+        For `Stars.origin`.
+
+    Raises
+    ------
+    BadInputError
+        The frame's sources cannot be recognised among the stars of the catalogue.
 
     Notes
     -----
-    Stars of the catalogue keep its places, which are better than those of one frame.
+    The frame is placed on the catalogue, whose stars keep its places: these are better than those of one
+    frame.
     """
-    wcs = WCS(frame.header)
-    x, y = (np.asarray(frame.catalogue[name], float) for name in ("x", "y"))
-    own_ra, own_dec = wcs.all_pix2world(x, y, 0) if len(x) else (np.empty(0), np.empty(0))
-    own_flux = np.asarray(frame.catalogue["flux"], float)
+    x, y, own_flux = (np.asarray(frame.catalogue[name], float) for name in ("x", "y", "flux"))
     if reference is None:
         reference = Table({name: np.empty(0) for name in ("ra", "dec", "magnitude", "error", "color")})
-    px, py = (
-        wcs.all_world2pix(reference["ra"], reference["dec"], 0, quiet=True)
-        if len(reference)
-        else (x[:0], y[:0])
-    )
-    ny, nx = frame.image.shape
-    reference = reference[(px > 0) & (px < nx - 1) & (py > 0) & (py < ny - 1)]
+        own_ra, own_dec = WCS(frame.header).all_pix2world(x, y, 0) if len(x) else (x, y)
+    else:
+        star_ra, star_dec = (np.asarray(reference[name], float) for name in ("ra", "dec"))
+        placement = place(frame, star_ra, star_dec, -np.asarray(reference["magnitude"], float))
+        own_ra, own_dec = placement.sky(x, y)
+        ny, nx = frame.image.shape
+        with np.errstate(invalid="ignore"):
+            px, py = placement.x, placement.y
+            reference = reference[(px > 0) & (px < nx - 1) & (py > 0) & (py < ny - 1)]
     known = {name: np.asarray(reference[name], float) for name in ("magnitude", "error", "color")}
     star_of = _nearest(own_ra, own_dec, reference["ra"], reference["dec"])
     flux = np.full(len(reference), np.nan)
@@ -214,6 +231,8 @@ def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None) -> 
         ra=np.concatenate([[ra], all_ra[rest]]),
         dec=np.concatenate([[dec], all_dec[rest]]),
         reference_image=frame.info.image_id,
+        filter=frame.info.filter,
+        origin=origin,
         **{name: np.concatenate([first[name], values[rest]]) for name, values in columns.items()},
     )
 
