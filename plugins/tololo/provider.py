@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
         "name": "Tololo",
         "description": "DECam on the LSST middleware: Butler repositories, APDBs and TOMs.",
         "versions": ["0.1.0"],
-        "connection-types": [_BUTLER, _APDB, _TOM],
+        "connection-types": [_BUTLER, _APDB, _TOM, _LCO],
     }
 
 
@@ -76,7 +76,38 @@ _TOM: dict[str, Any] = {
     },
     "conn-fields": {
         "create_targets": _choice(
-            "Missing targets", ["create", "refuse"], "What to do when the TOM lacks a target."
+            "Targets to create", ["missing", "never"], "What to do when the TOM lacks a target."
         ),
+        "time_format": _choice(
+            "Times", ["mjd", "jd", "hjd"], "What the TOM reads; TOM Toolkit itself reads MJD."
+        ),
+        "groups": {
+            "label": "Groups",
+            "description": "The TOM's groups that shall see new targets, with commas between them.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "permissions": _choice(
+            "Permissions",
+            ["", "OPEN", "PUBLIC", "PRIVATE"],
+            "Of new targets; the TOM's default where empty.",
+        ),
+    },
+}
+
+_LCO: dict[str, Any] = {
+    "connection-type": "lco",
+    "hook-class-name": "tololo.hooks.lco.LcoArchiveHook",
+    "hook-name": "Las Cumbres archive",
+    "ui-field-behaviour": {
+        "hidden-fields": ["port", "schema", "extra"],
+        "relabeling": {"host": "URL", "login": "User", "password": "Token or password"},
+        "placeholders": {"host": "https://archive-api.lco.global"},
+    },
+    "conn-fields": {
+        "proposals": {
+            "label": "Proposals",
+            "description": "Whose frames are downloaded unless a run names others; separated by commas.",
+            "schema": {"type": ["string", "null"]},
+        },
     },
 }

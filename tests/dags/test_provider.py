@@ -14,10 +14,15 @@ from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 from tololo.provider import get_provider_info
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-PICK_LISTS = {
+PICK_LISTS: dict[str, dict[str, list[str]]] = {
     "butler": {"instrument": ["DECam"], "registry": ["postgresql", "sqlite"]},
     "apdb": {"backend": ["postgresql", "sqlite"]},
-    "tom": {"create_targets": ["create", "refuse"]},
+    "tom": {
+        "create_targets": ["missing", "never"],
+        "time_format": ["mjd", "jd", "hjd"],
+        "permissions": ["", "OPEN", "PUBLIC", "PRIVATE"],
+    },
+    "lco": {},
 }
 
 

@@ -1,42 +1,28 @@
-"""Light curves: numbers against astropy and against the definition of an AB magnitude."""
+"""Light curves: what is written, and what two of them have in common."""
 
 from __future__ import annotations
 
 import csv
 import random
 from dataclasses import replace
-from datetime import UTC
 
 import numpy as np
 import pytest
+from astropy.coordinates import EarthLocation, SkyCoord
 from astropy.time import Time
 
 from tololo.facility.errors import BadInputError
-from tololo.facility.lightcurve import (
-    COLUMNS,
-    LightCurve,
-    PhotometryPoint,
-    mjd_utc_of,
-    tai_to_utc,
-    utc_to_tai,
-)
+from tololo.facility.lightcurve import COLUMNS, LightCurve
+from tololo.facility.photometry_point import PhotometryPoint
+from tololo.reduction.heliocentric import hjd_utc
 
 POINT = PhotometryPoint(58161.341, "TAI", 3630.78, 30.0, "g", 712345, 29, dia_object_id=2**62 + 1)
+
+CTIO = EarthLocation.from_geodetic(-70.81489, -30.16606, 2215)
 
 
 def curve(*points: PhotometryPoint) -> LightCurve:
     return LightCurve("AT 2018xyz", 186.744, 25.462, points)
-
-
-# the last night of 2016 ends with a leap second; the others lie on both sides of each step since 2009
-@pytest.mark.parametrize(
-    "mjd", [55197.3, 56108.9, 56109.1, 57203.99, 57204.01, 57753.2, 57753.9, 57754.3, 58161.341]
-)
-def test_time_scales_agree_with_astropy(mjd: float) -> None:
-    assert tai_to_utc(mjd) == pytest.approx(Time(mjd, format="mjd", scale="tai").utc.mjd, abs=1e-10)
-    assert utc_to_tai(mjd) == pytest.approx(Time(mjd, format="mjd", scale="utc").tai.mjd, abs=1e-10)
-    moment = Time(mjd, format="mjd", scale="utc").to_datetime(timezone=UTC)
-    assert mjd_utc_of(moment) == pytest.approx(mjd, abs=1e-10)
 
 
 def test_magnitudes() -> None:
@@ -63,6 +49,43 @@ def test_csv_reads_back() -> None:
     assert tuple(rows[0]) == COLUMNS
     assert [float(row["flux_njy"]) for row in rows] == [0, 100, 200, 300, 400]
     assert {row["reduction_version"] for row in rows} == {"v1"}
+
+
+def test_time_formats() -> None:
+    light_curve = curve(POINT)
+    (mjd,) = light_curve.rows()
+    (jd,) = light_curve.rows(time_format="jd")
+    assert float(jd["time"]) - float(mjd["time"]) == pytest.approx(2400000.5, abs=1e-8)
+    with pytest.raises(BadInputError, match="no heliocentric date"):
+        light_curve.rows(time_format="hjd")
+    (hjd,) = light_curve.with_hjd(lambda times: hjd_utc(times, 186.744, 25.462)).rows(time_format="hjd")
+    utc = Time(float(mjd["time"]), format="mjd", scale="utc", location=CTIO)
+    delay = utc.light_travel_time(SkyCoord(186.744, 25.462, unit="deg"), "heliocentric", ephemeris="builtin")
+    assert 300 < delay.sec < 500  # opposite to the Sun
+    assert float(hjd["time"]) == pytest.approx((utc + delay).jd, abs=2e-9)
+    assert hjd["time"] == hjd["hjd_utc"]
+    assert [row["time_format"] for row in (mjd, jd, hjd)] == ["mjd", "jd", "hjd"]
+    assert len({light_curve.content_hash(form) for form in ("mjd", "jd")}) == 2
+
+
+def test_dates_that_are_known_are_kept() -> None:
+    known = replace(POINT, hjd_utc=2458161.845)
+    other = replace(POINT, visit=1, mjd=58162.341)
+    filled = curve(other, known).with_hjd(lambda times: [mjd + 2400000.503 for mjd in times])
+    assert [point.hjd_utc for point in filled.points] == [other.mjd_utc + 2400000.503, 2458161.845]
+
+
+def test_instrumental_magnitudes_have_no_fluxes() -> None:
+    (row,) = replace(curve(POINT), unit="mag").rows()
+    assert (row["unit"], row["flux_njy"], row["flux_err_njy"]) == ("mag", "", "")
+    assert float(row["magnitude"]) == pytest.approx(22.5, abs=1e-5)
+
+
+def test_another_version_of_the_pipeline_is_no_other_content() -> None:
+    light_curve = curve(POINT)
+    newer = replace(light_curve, pipeline="tololo 99.0")
+    assert newer.rows()[0]["pipeline_version"] == "tololo 99.0"
+    assert newer.content_hash() == light_curve.content_hash()
 
 
 def test_content_hash() -> None:
@@ -94,23 +117,6 @@ def test_records_of_a_forced_source_table() -> None:
     assert (point.visit, point.filter_label, point.dia_object_id) == (712345, "diff_r", 2**62 + 1)
     with pytest.raises(BadInputError, match=r"row 2, column psfFluxErr"):
         LightCurve.from_records("t", 1, 2, [record, {k: v for k, v in record.items() if k != "psfFluxErr"}])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mjd": 2458161.8}, "neither JD"),
-        ({"flux_njy": float("nan")}, "not a measurement"),
-        ({"flux_err_njy": 0.0}, "not a measurement"),
-        ({"time_scale": "UT1"}, "time scale"),
-        ({"filter_label": "g DECam SDSS c0001 4720.0 1520.0 A"}, "cannot be used"),
-        ({"band": "1"}, "cannot be used"),
-    ],
-)
-def test_bad_points(change: dict[str, object], message: str) -> None:
-    with pytest.raises(BadInputError, match=message) as caught:
-        replace(POINT, **change)
-    assert "visit 712345, detector 29" in str(caught.value)
 
 
 def test_one_measurement_twice() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from conftest import GOOD_VISITS, Reduced
+from hooks.tom.server import RealTom
 from operators.airflow_context import TEMPLATE, connect, context
+from tololo.services.home import Home
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +23,17 @@ def _outside_the_task_runner() -> Iterator[None]:
     ExecutorSafeguard.test_mode = True
     yield
     ExecutorSafeguard.test_mode = False
+
+
+@pytest.fixture(scope="session")
+def tom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealTom]:
+    """A TOM Toolkit server, which the connection `tom_test` leads to."""
+    server = RealTom(Home(root=tmp_path_factory.mktemp("tom"), tom_port=18101))
+    connection = {"conn_type": "tom", "host": server.info.url, "password": server.info.token}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("AIRFLOW_CONN_TOM_TEST", json.dumps(connection))
+        yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
 """A light curve: brightness of one target against time, as a TOM takes it.
 
-Fluxes are in nJy, magnitudes are AB: m = 31.4 - 2.5 log10(f / nJy) (Oke & Gunn 1983, zero point 3631 Jy).
-A point below ``detection_snr`` is a non-detection and carries a limit instead of a magnitude, the AB
-magnitude of ``limit_snr`` times its flux error. The defaults 3 and 5 are those of forced photometry at ZTF
+A point below ``detection_snr`` is a non-detection and carries a limit instead of a magnitude, the magnitude
+of ``limit_snr`` times its flux error. The defaults 3 and 5 are those of forced photometry at ZTF
 (Masci et al. 2023, arXiv:2305.16279).
 """
 
@@ -11,23 +10,27 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
+from tololo import __version__
 from tololo.facility.errors import BadInputError
-from tololo.facility.nights import MJD_EPOCH, tai_minus_utc
+from tololo.facility.mjd import JD_MINUS_MJD
+from tololo.facility.photometry_point import PhotometryPoint, ab_magnitude
 
-ZERO_POINT = 31.4
-"""AB magnitude of 1 nJy."""
+type TimeFormat = Literal["mjd", "jd", "hjd"]
 
-TELESCOPE = "CTIO 4.0-m"
-INSTRUMENT = "DECam"
+TIME_FORMATS: tuple[TimeFormat, ...] = ("mjd", "jd", "hjd")
+"""What ``time`` can be: MJD, JD or heliocentric JD, all of mid-exposure and in UTC."""
+
+AB: Final = "AB"
+INSTRUMENTAL: Final = "mag"
+"""Unit of magnitudes that nothing ties to a reference system."""
+
+PIPELINE = f"tololo {__version__}"
 MJD_DECIMALS = 10
-"""Decimals of an MJD as written: 1e-10 d are 9 microseconds."""
+"""Decimals of an MJD as written: 1e-10 d are 9 microseconds. A JD has as many as a float can hold, 9."""
 
 COLUMNS = (
     "time",
@@ -41,108 +44,20 @@ COLUMNS = (
     "source",
     "source_location",
     "reduction_version",
+    "time_format",
     "time_scale",
     "mjd_tai",
+    "hjd_utc",
     "flux_njy",
     "flux_err_njy",
     "zero_point",
     "photometric_band",
+    "pipeline_version",
 )
 """Columns of the CSV. TOM Toolkit reads ``time`` as MJD UTC, takes the first eleven into fields of its own
 and the others into the extra data of the point. An integer among these makes it fail, so that visit, detector
 and diaObject stand as text in ``source_location``; and it takes any of ``filter``, ``band``, ``bandpass`` and
 ``f`` for the filter, in no fixed order, so that only one of these may be a column."""
-
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9 _.+-]{0,31}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class PhotometryPoint:
-    """One flux of a light curve.
-
-    Parameters
-    ----------
-    mjd : `float`
-        Modified Julian Date of mid-exposure, in ``time_scale``.
-    time_scale : ``"TAI"`` or ``"UTC"``
-    flux_njy, flux_err_njy : `float`
-        Flux, or flux difference, and its standard error, nJy.
-    band : `str`
-        ``u g r i z y VR`` and the narrow bands.
-    visit, detector : `int`
-        Where the flux was measured.
-    filter_label : `str`, optional
-        Name of the filter that the TOM shows; the band where empty.
-    dia_object_id : `int`, optional
-    telescope, instrument : `str`, optional
-
-    Raises
-    ------
-    BadInputError
-        If a number is not finite, the error is not positive, or a name cannot be used.
-    """
-
-    mjd: float
-    time_scale: Literal["TAI", "UTC"]
-    flux_njy: float
-    flux_err_njy: float
-    band: str
-    visit: int
-    detector: int
-    filter_label: str = ""
-    dia_object_id: int | None = None
-    telescope: str = TELESCOPE
-    instrument: str = INSTRUMENT
-
-    def __post_init__(self) -> None:
-        where = f"visit {self.visit}, detector {self.detector}"
-        if self.time_scale not in ("TAI", "UTC"):
-            raise BadInputError(f"Unknown time scale {self.time_scale!r}", where, "give TAI or UTC")
-        if not (math.isfinite(self.mjd) and 40_000 < self.mjd < 100_000):
-            raise BadInputError(
-                f"{self.mjd!r} is no MJD of a CCD exposure", where, "give MJD, neither JD nor HJD"
-            )
-        if not (math.isfinite(self.flux_njy) and math.isfinite(self.flux_err_njy) and self.flux_err_njy > 0):
-            raise BadInputError(
-                f"Flux {self.flux_njy} +- {self.flux_err_njy} nJy is not a measurement",
-                where,
-                "leave out points that could not be measured",
-            )
-        for name, text in (("band", self.band), ("filter_label", self.filter_label or self.band)):
-            if not _LABEL.fullmatch(text):
-                remedy = "use up to 32 letters, digits, blanks and _ . + -, a letter first"
-                raise BadInputError(f"{name} {text!r} cannot be used", where, remedy)
-
-    @property
-    def mjd_tai(self) -> float:
-        """Mid-exposure, MJD TAI."""
-        return self.mjd if self.time_scale == "TAI" else utc_to_tai(self.mjd)
-
-    @property
-    def mjd_utc(self) -> float:
-        """Mid-exposure, MJD UTC."""
-        return self.mjd if self.time_scale == "UTC" else tai_to_utc(self.mjd)
-
-    @property
-    def snr(self) -> float:
-        """Flux over its error; negative where the target is fainter than in the template."""
-        return self.flux_njy / self.flux_err_njy
-
-    @property
-    def magnitude(self) -> float:
-        """AB magnitude; defined for positive fluxes only."""
-        return ab_magnitude(self.flux_njy)
-
-    @property
-    def magnitude_error(self) -> float:
-        """Standard error of the magnitude, to first order: 2.5 / ln 10 over the signal-to-noise ratio."""
-        return 2.5 / math.log(10) / self.snr
-
-    @property
-    def provenance(self) -> str:
-        """Where the flux was measured, as text: ``visit=..&detector=..[&diaObjectId=..]``."""
-        text = f"visit={self.visit}&detector={self.detector}"
-        return text if self.dia_object_id is None else f"{text}&diaObjectId={self.dia_object_id}"
 
 
 @dataclass(frozen=True)
@@ -159,6 +74,10 @@ class LightCurve:
         In any order.
     detection_snr, limit_snr : `float`, optional
         Signal-to-noise ratio from which a point is a detection, and the one that limits of others are for.
+    unit : ``"AB"`` or ``"mag"``, optional
+        ``mag`` if magnitudes are instrumental and the fluxes not really in nJy.
+    pipeline : `str`, optional
+        What measured it, with its version.
 
     Raises
     ------
@@ -172,6 +91,8 @@ class LightCurve:
     points: tuple[PhotometryPoint, ...]
     detection_snr: float = 3.0
     limit_snr: float = 5.0
+    unit: Literal["AB", "mag"] = "AB"
+    pipeline: str = PIPELINE
 
     def __post_init__(self) -> None:
         where = f"light curve of {self.target!r}"
@@ -182,7 +103,7 @@ class LightCurve:
         if not (self.detection_snr > 0 and self.limit_snr > 0):
             raise BadInputError("detection_snr and limit_snr must be positive", where)
         seen: dict[tuple[str, ...], str] = {}
-        for point, row in zip(self.points, self._rows(), strict=True):
+        for point, row in zip(self.points, self._rows("mjd"), strict=True):
             # By the second key a TOM tells points apart; it drops a repetition without a word.
             for key in (
                 (point.provenance,),
@@ -264,92 +185,98 @@ class LightCurve:
         """Number of points at or above ``detection_snr``."""
         return sum(point.snr >= self.detection_snr for point in self.points)
 
-    def rows(self, reduction_version: str = "") -> list[dict[str, str]]:
-        """Return the points as they are written, in order of time, by name of column (`COLUMNS`)."""
-        rows = sorted(self._rows(), key=lambda row: (row["time"], row["source_location"]))
+    def with_hjd(self, hjd_of: Callable[[list[float]], list[float]]) -> LightCurve:
+        """Return the same with the heliocentric dates that its points lack.
+
+        Parameters
+        ----------
+        hjd_of : callable
+            Turns MJDs (UTC) at the observatory into heliocentric JDs (UTC) of the target.
+        """
+        lacking = [point.mjd_utc for point in self.points if point.hjd_utc is None]
+        if not lacking:
+            return self
+        found = iter(hjd_of(lacking))
+        points = (p if p.hjd_utc is not None else replace(p, hjd_utc=next(found)) for p in self.points)
+        return replace(self, points=tuple(points))
+
+    def rows(self, reduction_version: str = "", time_format: TimeFormat = "mjd") -> list[dict[str, str]]:
+        """Return the points as they are written, in order of time, by name of column (`COLUMNS`).
+
+        Raises
+        ------
+        BadInputError
+            If ``time`` shall be heliocentric and a point has no such date.
+        """
+        rows = sorted(self._rows(time_format), key=lambda row: (row["time"], row["source_location"]))
         return [{**row, "reduction_version": reduction_version} for row in rows]
 
-    def to_csv(self, reduction_version: str = "") -> str:
+    def to_csv(self, reduction_version: str = "", time_format: TimeFormat = "mjd") -> str:
         """Return the light curve as CSV, one header line and one line a point.
 
         Parameters
         ----------
         reduction_version : `str`, optional
             Goes into the column of that name, by which a TOM keeps versions of a point apart.
+        time_format : ``"mjd"``, ``"jd"`` or ``"hjd"``, optional
+            What ``time`` is.
         """
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows(reduction_version))
-        return text.getvalue()
+        return _csv(self.rows(reduction_version, time_format))
 
-    def content_hash(self) -> str:
+    def content_hash(self, time_format: TimeFormat = "mjd") -> str:
         """Return the SHA-256 of what would be written, in hexadecimal.
 
-        It depends neither on the order of the points nor on digits beyond those written: 10 decimals of an
-        MJD, 6 of a magnitude, 7 significant digits of a flux.
+        It depends neither on the order of the points, nor on the version of the pipeline, nor on digits
+        beyond those written: 10 decimals of an MJD, 6 of a magnitude, 7 significant digits of a flux.
         """
-        return hashlib.sha256(self.to_csv().encode()).hexdigest()
+        rows = [{**row, "pipeline_version": ""} for row in self.rows(time_format=time_format)]
+        return hashlib.sha256(_csv(rows).encode()).hexdigest()
 
-    def _rows(self) -> list[dict[str, str]]:
-        return [self._row(point) for point in self.points]
+    def _rows(self, time_format: TimeFormat) -> list[dict[str, str]]:
+        return [self._row(point, time_format) for point in self.points]
 
-    def _row(self, point: PhotometryPoint) -> dict[str, str]:
+    def _row(self, point: PhotometryPoint, time_format: TimeFormat) -> dict[str, str]:
         detected = point.snr >= self.detection_snr
         limit = ab_magnitude(self.limit_snr * point.flux_err_njy)
+        hjd = "" if point.hjd_utc is None else f"{point.hjd_utc:.9f}"
+        if time_format == "hjd" and not hjd:
+            raise BadInputError(
+                "A point has no heliocentric date",
+                f"light curve of {self.target!r}, {point.provenance}",
+                "publish it with time_format mjd or jd",
+            )
+        times = {
+            "mjd": f"{point.mjd_utc:.{MJD_DECIMALS}f}",
+            "jd": f"{point.mjd_utc + JD_MINUS_MJD:.9f}",
+            "hjd": hjd,
+        }
         return {
-            "time": f"{point.mjd_utc:.{MJD_DECIMALS}f}",
+            "time": times[time_format],
             "magnitude": f"{point.magnitude:.6f}" if detected else "",
             "error": f"{point.magnitude_error:.6f}" if detected else "",
             "limit": "" if detected else f"{limit:.6f}",
             "filter": point.filter_label or point.band,
             "telescope": point.telescope,
             "instrument": point.instrument,
-            "unit": "AB",
+            "unit": self.unit,
             "source": "tololo",
             "source_location": point.provenance,
             "reduction_version": "",
+            "time_format": time_format,
             "time_scale": "UTC",
             "mjd_tai": f"{point.mjd_tai:.{MJD_DECIMALS}f}",
-            "flux_njy": f"{point.flux_njy:#.7g}",
-            "flux_err_njy": f"{point.flux_err_njy:#.7g}",
-            "zero_point": str(ZERO_POINT),
+            "hjd_utc": hjd,
+            "flux_njy": f"{point.flux_njy:#.7g}" if self.unit == AB else "",
+            "flux_err_njy": f"{point.flux_err_njy:#.7g}" if self.unit == AB else "",
+            "zero_point": f"{point.zero_point:.4f}",
             "photometric_band": point.band,
+            "pipeline_version": self.pipeline,
         }
 
 
-def ab_magnitude(flux_njy: float) -> float:
-    """Return the AB magnitude of a flux in nJy.
-
-    Raises
-    ------
-    ValueError
-        If the flux is not positive.
-    """
-    return ZERO_POINT - 2.5 * math.log10(flux_njy)
-
-
-def tai_to_utc(mjd_tai: float) -> float:
-    """Turn MJD TAI into MJD UTC; on a day with a leap second the day is that much longer, as in ERFA."""
-    tai = MJD_EPOCH + timedelta(days=mjd_tai)
-    utc = tai - timedelta(seconds=tai_minus_utc(tai))
-    return mjd_utc_of(tai - timedelta(seconds=tai_minus_utc(utc)))
-
-
-def utc_to_tai(mjd_utc: float) -> float:
-    """Turn MJD UTC into MJD TAI."""
-    day, fraction = divmod(mjd_utc, 1)
-    midnight = MJD_EPOCH + timedelta(days=day)
-    seconds = tai_minus_utc(midnight) + fraction * _day_length(midnight)
-    return day + seconds / 86400
-
-
-def mjd_utc_of(moment: datetime) -> float:
-    """Return the MJD UTC of a moment (with its time zone)."""
-    utc = moment.astimezone(UTC)
-    midnight = utc.replace(hour=0, minute=0, second=0, microsecond=0)
-    return (midnight - MJD_EPOCH).days + (utc - midnight).total_seconds() / _day_length(midnight)
-
-
-def _day_length(midnight: datetime) -> int:
-    return 86400 + tai_minus_utc(midnight + timedelta(days=1)) - tai_minus_utc(midnight)
+def _csv(rows: Iterable[Mapping[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

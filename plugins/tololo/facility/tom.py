@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from tololo.facility.lightcurve import LightCurve, mjd_utc_of
+from tololo.facility.lightcurve import LightCurve, TimeFormat
+from tololo.facility.mjd import JD_MINUS_MJD, mjd_utc_of
 
 MJD_TOLERANCE = 1e-8
 """Days; a TOM keeps microseconds, 1e-11 d."""
@@ -28,7 +29,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TomPoint:
-    """A point as the TOM gives it back: MJD UTC, AB magnitude and its error (none for a limit), origin."""
+    """A point as the TOM gives it back: MJD UTC, magnitude and its error (none for a limit), origin.
+
+    ``mjd_utc`` is what the TOM takes it to be: given heliocentric dates it has these, less 2400000.5.
+    """
 
     mjd_utc: float
     magnitude: float | None
@@ -88,9 +92,9 @@ class Product:
         return self.version if self.generation == 1 else f"{self.version}.{self.generation}"
 
 
-def version_of(light_curve: LightCurve, label: str) -> str:
+def version_of(light_curve: LightCurve, label: str, time_format: TimeFormat = "mjd") -> str:
     """Return the version of a light curve under a label, ``tololo-`` and 12 hexadecimal digits."""
-    digest = hashlib.sha256(f"{label}\n{light_curve.content_hash()}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{label}\n{light_curve.content_hash(time_format)}".encode()).hexdigest()
     return f"tololo-{digest[:12]}"
 
 
@@ -114,7 +118,7 @@ def point_of(datum: Mapping[str, Any]) -> TomPoint:
     )
 
 
-def differences(light_curve: LightCurve, points: Iterable[TomPoint]) -> str:
+def differences(light_curve: LightCurve, points: Iterable[TomPoint], time_format: TimeFormat = "mjd") -> str:
     """Compare a light curve with what a TOM keeps of it, point by point.
 
     Returns
@@ -127,8 +131,8 @@ def differences(light_curve: LightCurve, points: Iterable[TomPoint]) -> str:
         return f"{len(kept)} points instead of {len(light_curve)}"
     by_origin = {point.source_location: point for point in kept}
     wrong = []
-    for row in light_curve.rows():
-        sent = _sent(row)
+    for row in light_curve.rows(time_format=time_format):
+        sent = _sent(row, time_format)
         there = by_origin.get(sent.source_location)
         if there is None or not _equal(sent, there):
             wrong.append(f"sent {sent}, kept {there}")
@@ -136,9 +140,9 @@ def differences(light_curve: LightCurve, points: Iterable[TomPoint]) -> str:
     return "; ".join(wrong[:3]) + more
 
 
-def _sent(row: Mapping[str, str]) -> TomPoint:
+def _sent(row: Mapping[str, str], time_format: TimeFormat) -> TomPoint:
     return TomPoint(
-        mjd_utc=float(row["time"]),
+        mjd_utc=float(row["time"]) - (0 if time_format == "mjd" else JD_MINUS_MJD),
         magnitude=float(row["magnitude"]) if row["magnitude"] else None,
         magnitude_error=float(row["error"]) if row["error"] else None,
         filter=row["filter"],

@@ -1,4 +1,7 @@
-"""Where the visits of a night are: from raws in ``{night}/drp``, from InstCal in ``{night}/instcal``."""
+"""Where the visits of a night are: from raws in ``{night}/drp``, from InstCal in ``{night}/instcal``.
+
+Their difference images are in ``{night}/{coadd_subset}/{template_type}/diff_drp`` or ``.../diff_instcal``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tololo.engine.repositories import existing, known_types
+from tololo.facility import collections
 from tololo.facility.errors import BadInputError
 from tololo.facility.scorecard import Word
 from tololo.hooks.scorecard import PROC_TYPES, verdicts
@@ -72,7 +76,26 @@ def visit_chains(butler: Butler, proc_type: str | None = None, night: int | str 
     for kind in [proc_type] if proc_type else PROC_TYPES:
         there, _ = existing(butler, [f"{night}/{kind}"])
         by_night = {int(name.partition("/")[0]): name for name in there if _is_of_night(name, kind)}
-        found |= _with_visits(butler, {key: name for key, name in by_night.items() if key not in found})
+        new = {key: name for key, name in by_night.items() if key not in found}
+        found |= _with_images(butler, new, "visit_image")
+    return dict(sorted(found.items()))
+
+
+def difference_chains(butler: Butler, coadd_subset: str, template_type: str) -> dict[int, str]:
+    """Return the chain of difference images of each night that has some, made with one template.
+
+    Of a night whose visits were made from raws and from InstCal those from raws count.
+    """
+    found: dict[int, str] = {}
+    for kind in PROC_TYPES:
+        tail = collections.chain(
+            collections.difference(kind), coadd_subset=coadd_subset, template_type=template_type
+        )
+        there, _ = existing(butler, [f"*/{tail}"])
+        nights = {name.removesuffix(f"/{tail}"): name for name in there}
+        chains = {int(night): name for night, name in nights.items() if night.isdigit() and len(night) == 8}
+        chains = {night: name for night, name in chains.items() if night not in found}
+        found |= _with_images(butler, chains, "difference_image")
     return dict(sorted(found.items()))
 
 
@@ -100,16 +123,14 @@ def _is_of_night(name: str, kind: str) -> bool:
     return len(name) == len(f"20190401/{kind}") and name.partition("/")[0].isdigit()
 
 
-def _with_visits(butler: Butler, chains: dict[int, str]) -> dict[int, str]:
-    """Choose the chains that hold visit images; ingest makes a chain before there are any."""
-    if not chains or not known_types(butler, ["visit_image"]):
+def _with_images(butler: Butler, chains: dict[int, str], image: str) -> dict[int, str]:
+    """Choose the chains that hold images; ingest makes a chain of visits before there are any."""
+    if not chains or not known_types(butler, [image]):
         return {}
-    infos = butler.collections.query_info(
-        chains.values(), include_summary=True, summary_datasets=["visit_image"]
-    )
+    infos = butler.collections.query_info(chains.values(), include_summary=True, summary_datasets=[image])
     maybe = {info.name for info in infos if info.dataset_types}
     return {
         night: name
         for night, name in chains.items()
-        if name in maybe and butler.query_datasets("visit_image", name, limit=1, explain=False)
+        if name in maybe and butler.query_datasets(image, name, limit=1, explain=False)
     }

@@ -1,8 +1,8 @@
-"""Light curves of given positions from the visit images themselves: for targets without difference images."""
+"""Light curves of given positions: the PSF fitted there on every image of the sky that covers them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,17 +18,23 @@ MINIMUM_GOOD = 0.9
 """Part of the PSF's light that must fall on good pixels."""
 
 
-def visit_light_curves(
-    butler: Butler, chains: list[str], targets: list[tuple[str, float, float]]
+def image_light_curves(
+    butler: Butler,
+    kind: Literal["difference_image", "visit_image"],
+    chains: list[str],
+    targets: list[tuple[str, float, float]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Fit the PSF at the positions of targets on every visit image that covers them.
+    """Fit the PSF at the positions of targets on every image that covers them, without centring.
 
     Parameters
     ----------
     butler : `lsst.daf.butler.Butler`
         The repository.
+    kind : `str`
+        Which images. A difference image needs no diaObject: it tells the flux of each night also before the
+        first detection.
     chains : `list` [`str`]
-        Collections of visits.
+        Collections of the images; of a visit and detector the first that has one counts.
     targets : `list` [(`str`, `float`, `float`)]
         Name, right ascension and declination (ICRS degrees).
 
@@ -36,19 +42,11 @@ def visit_light_curves(
     -------
     rows : `dict` [`str`, `list` [`dict`]]
         By target, in order of time: ``midpointMjdTai`` (MJD TAI), ``psfFlux``, ``psfFluxErr`` (nJy, on the
-        visit image; without the error of the zero point), ``band``, ``visit``, ``detector``. Positions on bad
+        image; without the error of the zero point), ``band``, ``visit``, ``detector``. Positions on bad
         pixels or off the image give no row.
     """
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name, _, _ in targets}
-    covering: dict[DatasetRef, list[int]] = {}
-    for index, (_, ra, dec) in enumerate(targets):
-        query = f"instrument = 'DECam' AND visit_detector_region.region OVERLAPS POINT({ra!r}, {dec!r})"
-        refs = butler.query_datasets(
-            "visit_image", chains, where=query, find_first=True, explain=False, limit=None
-        )
-        for ref in refs:
-            covering.setdefault(ref, []).append(index)
-    for ref, indices in covering.items():
+    for ref, indices in _covering(butler, kind, chains, targets).items():
         image = butler.get(ref)
         context, planes = VisitContext.from_visit_image(image), planes_of(image)
         positions = np.array([targets[index][1:] for index in indices])
@@ -73,3 +71,16 @@ def visit_light_curves(
                     }
                 )
     return {name: sorted(points, key=lambda row: row["midpointMjdTai"]) for name, points in rows.items()}
+
+
+def _covering(
+    butler: Butler, kind: str, chains: list[str], targets: list[tuple[str, float, float]]
+) -> dict[DatasetRef, list[int]]:
+    """Return the images that may show targets, and which of these; each image is read once."""
+    covering: dict[DatasetRef, list[int]] = {}
+    for index, (_, ra, dec) in enumerate(targets):
+        query = f"instrument = 'DECam' AND visit_detector_region.region OVERLAPS POINT({ra!r}, {dec!r})"
+        refs = butler.query_datasets(kind, chains, where=query, find_first=True, explain=False, limit=None)
+        for ref in refs:
+            covering.setdefault(ref, []).append(index)
+    return covering

@@ -4,162 +4,32 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
-from itertools import count
 
 import pytest
+from astropy.coordinates import EarthLocation, SkyCoord
 from astropy.time import Time
 
-import tololo.hooks.tom as tom_module
+from tololo import __version__
 from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableError
-from tololo.facility.lightcurve import LightCurve, PhotometryPoint
+from tololo.facility.lightcurve import LightCurve
 from tololo.facility.tom import Target, UploadResult
-from tololo.hooks.rest import address
 from tololo.hooks.tom import TomHook
 from tololo.services import tom as tom_service
-from tololo.services.home import Home
 
-from .tom_server import Fault, Proxy, RealTom
+from .server import DEC, INSTALLED, RA, Fault, MakeHook, Proxy, RealTom, check_holds, light_curve
 
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.skipif(
-        not (tom_service.environment_folder() / "bin" / "python").exists(),
-        reason="the TOM's environment .venv-tom is not installed",
-    ),
-]
+pytestmark = [pytest.mark.services, INSTALLED]
 
-RA, DEC = 186.744, 25.462
 POST = "/api/dataproducts/"
 DELETE = "/api/dataproducts/"
-_numbers = count(1)
-
-MakeHook = Callable[..., TomHook]
-
-
-@pytest.fixture(scope="module")
-def tom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealTom]:
-    server = RealTom(Home(root=tmp_path_factory.mktemp("home"), tom_port=18001))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def proxy(tom: RealTom) -> Iterator[Proxy]:
-    proxy = Proxy(tom.info.url)
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-
-
-@pytest.fixture
-def hook(tom: RealTom, monkeypatch: pytest.MonkeyPatch) -> MakeHook:
-    """Make hooks that lose patience soon."""
-
-    def make(
-        url: str = tom.info.url, token: str = tom.info.token, login: str | None = None, **options: object
-    ) -> TomHook:
-        name = f"tom_{next(_numbers)}"
-        connection = {"conn_type": "tom", "host": url, "login": login, "password": token}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
-        return TomHook(
-            name, **({"backoff": 0.02, "timeout": (2, 20), "attempts": 4, "settle": 0.3} | options)
-        )
-
-    return make
-
-
-@pytest.fixture
-def target(hook: MakeHook) -> Target:
-    return hook().find_target(f"AT 2018t{next(_numbers)}", ra=RA, dec=DEC, create=True)
-
-
-def light_curve(n: int = 12, **changes: object) -> LightCurve:
-    """A rising transient of February 2018, the first third below the threshold, in z and r by turns."""
-    points = [
-        PhotometryPoint(
-            mjd=58161.25 + 0.9 * i + 0.000123456,
-            time_scale="TAI",
-            flux_njy=-20.0 + 100 * max(0, i - n // 3 + 1),
-            flux_err_njy=20.0,
-            band="zr"[i % 2],
-            visit=712000 + i,
-            detector=29,
-            dia_object_id=2**62 + 1,
-        )
-        for i in range(n)
-    ]
-    points[-1] = replace(points[-1], **changes)
-    return LightCurve("AT 2018", RA, DEC, tuple(points))
-
-
-def check_holds(tom: RealTom, target: Target, curve: LightCurve, result: UploadResult | None = None) -> None:
-    """The TOM's database has one product of the target, and each point of the light curve once, as sent."""
-    (product,) = tom.products(target.id)
-    points = tom.points(target.id)
-    rows = curve.rows()
-    assert [point["source_location"] for point in points] == [row["source_location"] for row in rows]
-    for point, row in zip(points, rows, strict=True):
-        assert point["data_product_id"] == product
-        mjd = Time(datetime.fromisoformat(point["timestamp"]), scale="utc").mjd
-        assert mjd == pytest.approx(float(row["time"]), abs=1e-9)
-        for kept, sent in (("brightness", "magnitude"), ("brightness_error", "error"), ("limit", "limit")):
-            assert point[kept] == (pytest.approx(float(row[sent]), abs=1e-9) if row[sent] else None)
-        assert point["bandpass"] == row["filter"]
-    if result:
-        assert (result.product_id, result.n_points) == (product, len(curve))
-        assert {point["reduction_version"] for point in points} == {result.reduction_version}
-
-
-# Targets
-
-
-def test_find_target(hook: MakeHook, tom: RealTom) -> None:
-    tom_hook = hook()
-    demo = tom_hook.find_target(tom_service.TARGET["name"])
-    assert (demo.ra, demo.dec) == (tom_service.TARGET["ra"], tom_service.TARGET["dec"])
-    with pytest.raises(BadInputError, match="no such target"):  # a part of a name is not the name
-        tom_hook.find_target(tom_service.TARGET["name"][:-1])
-    with pytest.raises(BadInputError, match="no position"):
-        tom_hook.find_target("SN 1987A", create=True)
-    with pytest.raises(BadInputError, match=f"no group Nobody.*{tom_service.GROUP}"):
-        tom_hook.find_target("SN 1987A", ra=1, dec=2, create=True, groups=["Nobody"])
-
-    made = tom_hook.find_target(
-        "SN 1987A, LMC", ra=83.8667, dec=-69.2697, create=True, groups=[tom_service.GROUP]
-    )
-    assert tom_hook.find_target("SN 1987A, LMC", create=True) == made
-    tom.sql(
-        "INSERT INTO tom_targets_targetname (target_id, name, created, modified)"
-        " VALUES (?, 'Sanduleak', '2018-02-12', '2018-02-12')",
-        made.id,
-    )
-    assert tom_hook.find_target("Sanduleak").id == made.id
-    tom_hook.get_conn().call(
-        "POST", "/api/targets/", json={"name": "Sanduleak", "type": "SIDEREAL", "ra": 83.9, "dec": -69.3}
-    )
-    with pytest.raises(BadInputError, match=r"2 targets .*SN 1987A, LMC \(id \d+\), Sanduleak"):
-        tom_hook.find_target("Sanduleak")
-
-
-def test_lists_are_read_to_their_end(
-    hook: MakeHook, target: Target, tom: RealTom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tom_module, "PAGE_SIZE", 5)
-    tom_hook, curve = hook(), light_curve(12)
-    check_holds(tom, target, curve, tom_hook.upload_light_curve(target, curve, "diffim"))
-    assert len(tom_hook.points(target)) == 12
-
-
-# Uploads
 
 
 def test_upload(hook: MakeHook, target: Target, tom: RealTom) -> None:
-    tom_hook, curve = hook(), light_curve()
-    result = tom_hook.upload_light_curve(target, curve, "diffim", groups=[tom_service.GROUP])
+    tom_hook, curve = hook(groups=tom_service.GROUP), light_curve()
+    result = tom_hook.upload_light_curve(target, curve, "diffim")
     assert (result.status, result.n_points, result.deleted) == ("created", 12, ())
     check_holds(tom, target, curve, result)
 
@@ -177,6 +47,8 @@ def test_upload(hook: MakeHook, target: Target, tom: RealTom) -> None:
     assert (first["unit"], first["source_name"]) == ("AB", "tololo")
     extra = json.loads(first["value"])
     assert (extra["time_scale"], extra["zero_point"], extra["flux_njy"]) == ("UTC", 31.4, -20.0)
+    assert extra["pipeline_version"] == f"tololo {__version__}"
+    assert extra["time_format"] == "mjd"
     assert extra["mjd_tai"] == pytest.approx(curve.points[0].mjd, abs=1e-9)
 
 
@@ -273,15 +145,6 @@ def test_faults_lose_and_double_nothing(
     assert all(fault.times == 0 for fault in proxy.faults)
     assert (result.status, result.deleted) == ("created", (old.product_id,))
     check_holds(tom, target, new, result)
-
-
-@pytest.mark.parametrize("how", ["forget", "drop"])
-def test_target_is_made_once(hook: MakeHook, tom: RealTom, proxy: Proxy, how: str) -> None:
-    proxy.faults = [Fault("POST", "/api/targets/", how, status=500)]
-    name = f"AT 2018once{next(_numbers)}"
-    made = hook(proxy.url).find_target(name, ra=RA, dec=DEC, create=True)
-    assert tom.sql("SELECT id FROM tom_targets_basetarget WHERE name = ?", name) == [(made.id,)]
-    assert [method for method, _ in proxy.seen].count("POST") == 1
 
 
 def test_server_that_stays_down(hook: MakeHook, target: Target, tom: RealTom) -> None:
@@ -418,70 +281,58 @@ def test_overtaken_before_deletion(hook: MakeHook, target: Target, tom: RealTom,
     check_holds(tom, target, quick, overtaking[0])
 
 
-# Connections
+# Times
 
 
-def test_wrong_token(hook: MakeHook, target: Target) -> None:
-    tom_hook = hook(token="not-the-token")
-    with pytest.raises(BadInputError, match=r"401 .*Invalid token.*credentials in connection tom_") as caught:
-        tom_hook.upload_light_curve(target, light_curve(), "diffim")
-    assert "not-the-token" not in str(caught.value)
-    assert tom_hook.test_connection() == (False, str(caught.value).replace("dataproducts", "targets"))
+def test_tom_that_reads_no_julian_dates(hook: MakeHook, target: Target, tom: RealTom) -> None:
+    curve = light_curve()
+    hook().upload_light_curve(target, curve, "diffim")
+    with pytest.raises(BadInputError, match=r"another light curve than was sent.*takes time for JD"):
+        hook(time_format="jd").upload_light_curve(target, curve, "diffim")
+    check_holds(tom, target, curve)
 
 
-def test_login_and_password(hook: MakeHook, tom: RealTom) -> None:
-    assert hook(login=tom.info.user, token=tom.info.password).count("targets") == hook().count("targets") > 0
-    with pytest.raises(BadInputError, match="Invalid username/password"):
-        hook(login=tom.info.user, token="wrong").count("targets")
+@pytest.fixture
+def julian_tom(tom: RealTom) -> Iterator[RealTom]:
+    """The TOM with a reader of photometry that takes large times for Julian Dates, as some TOMs have."""
+    folder = tom.home.root / "tom"
+    settings = folder / "tom_settings.py"
+    usual = settings.read_text()
+    (folder / "julian.py").write_text(JULIAN)
+    settings.write_text(f'{usual}\nDATA_PROCESSORS["photometry"] = "julian.JulianProcessor"\n')
+    tom.stop()
+    tom.start()
+    yield tom
+    settings.write_text(usual)  # for the next start; until then MJDs are read as ever
 
 
-def test_refusal_says_what_the_tom_said(hook: MakeHook) -> None:
-    with pytest.raises(BadInputError, match=r"400 .*Invalid pk .*999999"):
-        hook().upload_light_curve(Target(999999, "nobody", None, None), light_curve(), "diffim")
+JULIAN = """
+from astropy.time import Time, TimezoneInfo
+from tom_dataproducts.processors.photometry_processor import PhotometryProcessor
 
 
-def test_secrets_stay_out_of_messages_and_logs(
-    hook: MakeHook, tom: RealTom, proxy: Proxy, caplog: pytest.LogCaptureFixture
-) -> None:
-    proxy.faults = [Fault("GET", "/", "refuse", 99, 500, words=f"<p>token {tom.info.token}</p>".encode())]
-    with pytest.raises(UnavailableError, match=r"500 token \*\*\*") as caught:
-        hook(proxy.url).count("targets")
-    assert tom.info.token not in str(caught.value) + caplog.text
+class JulianProcessor(PhotometryProcessor):
+    def _process_photometry_from_plaintext(self, data_product):
+        points = super()._process_photometry_from_plaintext(data_product)
+        for point in points:
+            if point["time"] > 2400000.5:
+                point["timestamp"] = Time(point["time"], format="jd").to_datetime(timezone=TimezoneInfo())
+        return points
+"""
 
 
-def test_wrong_addresses(hook: MakeHook, proxy: Proxy) -> None:
-    proxy.faults = [
-        Fault("GET", "/", "refuse", 1, 301, headers={"Location": "https://tom.example/api/targets/"})
-    ]
-    with pytest.raises(BadInputError, match=r"redirects to https://tom\.example"):
-        hook(proxy.url).count("targets")
-    proxy.faults = [Fault("GET", "/", "refuse", 1, 200, words=b"<html>Log in</html>")]
-    with pytest.raises(BadInputError, match="else than JSON"):
-        hook(proxy.url).count("targets")
-    proxy.faults = [Fault("GET", "/", "refuse", 1, 200, words=b"[1]")]
-    with pytest.raises(BadInputError, match="not the REST API of a TOM"):
-        hook(proxy.url).count("targets")
-    with pytest.raises(BadInputError, match="no address"):
-        hook("").count("targets")
-    with pytest.raises(BadInputError, match=r"address of the TOM cannot be read.*8o80"):
-        hook("http://tom.example:8o80").count("targets")
-    with pytest.raises(BadInputError, match="no credentials"):  # or it would create targets as nobody
-        hook(token="").find_target("x", ra=1, dec=2, create=True)
-    with pytest.raises(BadInputError, match="no such connection"):
-        TomHook("tom_nowhere").count("targets")
+def test_tom_that_reads_julian_dates(hook: MakeHook, target: Target, julian_tom: RealTom) -> None:
+    curve = light_curve()
+    first = hook(time_format="jd").upload_light_curve(target, curve, "diffim")
+    check_holds(julian_tom, target, curve, first)
+    assert hook(time_format="jd").upload_light_curve(target, curve, "diffim").status == "unchanged"
 
-
-@pytest.mark.parametrize(
-    ("host", "port", "schema", "url"),
-    [
-        ("tom.example.org", None, None, "https://tom.example.org"),
-        ("tom.example.org", 8443, "http", "http://tom.example.org:8443"),
-        ("localhost", 8001, None, "http://localhost:8001"),
-        ("127.0.0.1", 8001, "", "http://127.0.0.1:8001"),
-        ("::1", 8001, None, "http://[::1]:8001"),
-        ("https://user:word@tom.example.org/mop/", None, None, "https://tom.example.org/mop"),
-        ("http://tom.example.org:81", 82, "https", "http://tom.example.org:81"),
-    ],
-)
-def test_address(host: str, port: int | None, schema: str | None, url: str) -> None:
-    assert address(host, port, schema) == url
+    second = hook(time_format="hjd").upload_light_curve(target, curve, "diffim")
+    assert second.deleted == (first.product_id,)
+    place = EarthLocation.from_geodetic(-70.81489, -30.16606, 2215)
+    times = Time([p.mjd for p in curve.points], format="mjd", scale="tai", location=place).utc
+    delay = times.light_travel_time(SkyCoord(RA, DEC, unit="deg"), "heliocentric", ephemeris="builtin")
+    kept = [point.mjd_utc for point in hook().points(target)]
+    assert kept == pytest.approx(list((times + delay).mjd), abs=1e-8)
+    extra = json.loads(julian_tom.points(target.id)[0]["value"])
+    assert (extra["time_format"], extra["hjd_utc"]) == ("hjd", pytest.approx((times + delay).jd[0], abs=1e-8))

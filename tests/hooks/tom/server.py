@@ -10,14 +10,30 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+from astropy.time import Time
+
+from tololo.facility.lightcurve import LightCurve
+from tololo.facility.photometry_point import PhotometryPoint
+from tololo.facility.tom import Target, UploadResult
+from tololo.hooks.tom import TomHook
 from tololo.services import tom
 from tololo.services.home import Home
 from tololo.services.process import Daemon
+
+RA, DEC = 186.744, 25.462
+INSTALLED = pytest.mark.skipif(
+    not (tom.environment_folder() / "bin" / "python").exists(),
+    reason="the TOM's environment .venv-tom is not installed",
+)
+
+MakeHook = Callable[..., TomHook]
 
 
 @dataclass
@@ -78,7 +94,8 @@ class Fault:
     how : `str`
         ``refuse`` (answer ``status``, the TOM not asked); ``forget`` (let the TOM do it, answer ``status``);
         ``drop`` (let the TOM do it, close the line); ``hang`` (let the TOM do it, answer too late);
-        ``act`` (call ``action``, then forward as usual); ``rewrite`` (``action`` changes the body).
+        ``act`` (call ``action``, then forward as usual); ``rewrite`` (``action`` changes the body);
+        ``die`` (``action`` is called while the TOM is at it, after ``seconds``).
     times : `int`
         How often.
     """
@@ -104,6 +121,10 @@ class Proxy(ThreadingHTTPServer):
         self.upstream = urlsplit(upstream)
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, str]] = []
+        self.watch: Callable[[int, str], None] = lambda number, when: None
+        """Called with the number of each request, ``before`` the TOM has it and ``after`` it has answered."""
+        self.answered = 0
+        """Requests without a fault that the TOM is done with."""
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -134,8 +155,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.server.next_fault(self.command, self.path)
+        number = len(self.server.seen)
         if fault is None:
-            self._answer(*self._forward(body))
+            self.server.watch(number, "before")
+            answer = self._forward(body)
+            self.server.answered += 1
+            self.server.watch(number, "after")
+            self._answer(*answer)
+        elif fault.how == "die":
+            at_it = threading.Thread(target=self._forward, args=(body,))
+            at_it.start()
+            time.sleep(fault.seconds)
+            fault.action()
+            at_it.join()
         elif fault.how == "refuse":
             self._answer(fault.status, {"Content-Type": "text/html"} | fault.headers, fault.words)
         elif fault.how == "act":
@@ -176,3 +208,40 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def light_curve(n: int = 12, **changes: object) -> LightCurve:
+    """A rising transient of February 2018, the first third below the threshold, in z and r by turns."""
+    points = [
+        PhotometryPoint(
+            mjd=58161.25 + 0.9 * i + 0.000123456,
+            time_scale="TAI",
+            flux_njy=-20.0 + 100 * max(0, i - n // 3 + 1),
+            flux_err_njy=20.0,
+            band="zr"[i % 2],
+            visit=712000 + i,
+            detector=29,
+            dia_object_id=2**62 + 1,
+        )
+        for i in range(n)
+    ]
+    points[-1] = replace(points[-1], **changes)
+    return LightCurve("AT 2018", RA, DEC, tuple(points))
+
+
+def check_holds(tom: RealTom, target: Target, curve: LightCurve, result: UploadResult | None = None) -> None:
+    """The TOM's database has one product of the target, and each point of the light curve once, as sent."""
+    (product,) = tom.products(target.id)
+    points = tom.points(target.id)
+    rows = curve.rows()
+    assert [point["source_location"] for point in points] == [row["source_location"] for row in rows]
+    for point, row in zip(points, rows, strict=True):
+        assert point["data_product_id"] == product
+        mjd = Time(datetime.fromisoformat(point["timestamp"]), scale="utc").mjd
+        assert mjd == pytest.approx(float(row["time"]), abs=1e-9)
+        for kept, sent in (("brightness", "magnitude"), ("brightness_error", "error"), ("limit", "limit")):
+            assert point[kept] == (pytest.approx(float(row[sent]), abs=1e-9) if row[sent] else None)
+        assert point["bandpass"] == row["filter"]
+    if result:
+        assert (result.product_id, result.n_points) == (product, len(curve))
+        assert {point["reduction_version"] for point in points} == {result.reduction_version}
