@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from tololo.facility.errors import BadInputError
+from tololo.hooks.pools import PoolHook
 from tololo.services import airflow, facility, postgres, tom
 from tololo.services.home import CHECKOUT, Home
 from tololo.services.process import Daemon, process_state
@@ -54,6 +57,28 @@ def test_airflow_is_healthy(running):
     health = requests.get(f"{running.airflow.url}/api/v2/monitor/health", timeout=30).json()
     parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
     assert {part: health[part]["status"] for part in parts} == dict.fromkeys(parts, "healthy")
+
+
+def test_the_pool_of_datasets_gets_the_slots_that_a_manager_asks_for(running, monkeypatch):
+    def slots():
+        headers = {"Authorization": f"Bearer {running.airflow.token()}"}
+        found = requests.get(f"{running.airflow.url}/api/v2/pools", headers=headers, timeout=30).json()[
+            "pools"
+        ]
+        return {pool["name"]: pool["slots"] for pool in found if pool["name"] != "default_pool"}
+
+    assert slots() == {"datasets": 5}
+    monkeypatch.delenv("AIRFLOW_CONN_AIRFLOW_API", raising=False)
+    assert PoolHook().set_slots("datasets", 3, "") is False
+    told = {"conn_type": "http", "host": running.airflow.url, "login": running.airflow.user}
+    monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", json.dumps(told | {"password": running.airflow.password}))
+    assert PoolHook().set_slots("datasets", 3, "")
+    assert PoolHook().set_slots("own", 2, "of a test")
+    assert slots() == {"datasets": 3, "own": 2}
+    monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", json.dumps(told | {"password": "wrong"}))
+    with pytest.raises(BadInputError, match="connection airflow_api") as caught:
+        PoolHook().set_slots("datasets", 4, "")
+    assert "wrong" not in str(caught.value)
 
 
 def test_the_login_works_and_a_wrong_password_is_refused(running):

@@ -7,16 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tololo.facility import difference_limits, recovery, scorecard, template_selection, templates
 from tololo.facility.calibrations import MAX_AGE, Limits, checked_limits, limits_schema
-from tololo.facility.errors import BadInputError
+from tololo.facility.checked_yaml import read_checked
 from tololo.facility.sites import SITES, offered, settings_schema
-from tololo.facility.yaml_file import line_of, read_yaml
-
-if TYPE_CHECKING:
-    import yaml
 
 INCLUDE = Path(os.environ.get("TOLOLO_INCLUDE") or Path(__file__).parents[3] / "include")
 """The folder of pipelines and configurations."""
@@ -24,6 +20,8 @@ INCLUDE = Path(os.environ.get("TOLOLO_INCLUDE") or Path(__file__).parents[3] / "
 TEMPLATE_TYPES = ("meanclip", "mean", "median", "min")
 
 SOURCES = ("raw", "instcal")
+
+_REMEDY = "docs/configure.md says what is allowed; TOLOLO_FACILITY names another file"
 
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}
 _SCHEMA: dict[str, Any] = {
@@ -83,6 +81,11 @@ _SCHEMA: dict[str, Any] = {
                 "limits": difference_limits.schema(),
             },
         },
+        "datasets": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"manager": {"type": "string"}, "reference_catalog": {"type": "string"}},
+        },
     },
 }
 
@@ -102,7 +105,8 @@ class Facility:
     (`tololo.facility.scorecard`), ``difference_limits`` what makes a detection on a difference image good
     enough (`tololo.facility.difference_limits`), ``recovery`` what is expected of injected sources
     (`tololo.facility.recovery`). ``ephemerides`` is the table of known solar-system bodies (none if empty),
-    ``ephemerides_radius`` how many arcsec a source may be off one.
+    ``ephemerides_radius`` how many arcsec a source may be off one. ``dataset_manager`` is the manager's
+    configuration of datasets of frames, ``dataset_catalog`` their table of reference stars (none if empty).
     """
 
     name: str
@@ -131,6 +135,8 @@ class Facility:
     calibration_limits: Limits
     scorecard: scorecard.Limits
     recovery: recovery.Limits
+    dataset_manager: str
+    dataset_catalog: str
 
 
 @functools.cache
@@ -159,6 +165,7 @@ def read_facility(path: Path) -> Facility:
         key: os.path.expandvars(value) if isinstance(value, str) else value for key, value in content.items()
     }
     difference, calibrations = expanded["difference"], expanded.get("calibrations") or {}
+    datasets = expanded.get("datasets") or {}
     return Facility(
         name=expanded["name"],
         instrument=expanded["instrument"],
@@ -186,46 +193,21 @@ def read_facility(path: Path) -> Facility:
         calibration_limits=checked_limits(calibrations.get("limits")),
         scorecard=scorecard.read_limits(expanded.get("scorecard")),
         recovery=recovery.read_limits(expanded.get("recovery")),
+        dataset_manager=os.path.expandvars(datasets.get("manager", "")),
+        dataset_catalog=os.path.expandvars(datasets.get("reference_catalog", "")),
     )
 
 
 def _validated(path: Path) -> dict[str, Any]:
-    import jsonschema
-
-    content, node = read_yaml(path, "The facility's configuration", "set TOLOLO_FACILITY")
-    faults = sorted(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(content), key=lambda e: list(e.path))
-    if faults:
-        fault = faults[0]
-        raise _wrong(path, node, _keys(fault), fault.message, fault.schema.get("description", ""))
+    found = read_checked(path, "The facility's configuration", _SCHEMA, _REMEDY)
+    content = found.content
     if content["site"] not in offered(content.get("sites") or {}):
         site = content["site"]
-        raise _wrong(path, node, ["site"], f"{site!r} is not offered", f"put `{site}:` under `sites:`")
-    if found := scorecard.misordered(content.get("scorecard")):
-        keys, message = found
-        raise _wrong(path, node, ["scorecard", *keys], message, "docs/scorecard.md says which is which")
-    if found := templates.misordered(content["templates"].get("limits")):
-        keys, message = found
-        raise _wrong(path, node, ["templates", "limits", *keys], message, "write [lowest, highest]")
+        raise found.wrong(["site"], f"{site!r} is not offered", f"put `{site}:` under `sites:`")
+    if disorder := scorecard.misordered(content.get("scorecard")):
+        keys, message = disorder
+        raise found.wrong(["scorecard", *keys], message, "docs/scorecard.md says which is which")
+    if disorder := templates.misordered(content["templates"].get("limits")):
+        keys, message = disorder
+        raise found.wrong(["templates", "limits", *keys], message, "write [lowest, highest]")
     return dict(content)
-
-
-def _wrong(
-    path: Path, node: yaml.Node | None, keys: list[str | int], message: str, remedy: str
-) -> BadInputError:
-    key, line = ".".join(map(str, keys)) or "(top)", line_of(node, keys)
-    return BadInputError(
-        f"Wrong configuration: {message}",
-        f"{path}, line {line}, key {key}",
-        remedy or "docs/configure.md says what is allowed",
-    )
-
-
-def _keys(fault: Any) -> list[str | int]:
-    """Return the path of the key that a fault is about, also where the key is missing or unknown."""
-    there = set(fault.instance) if isinstance(fault.instance, dict) else set()
-    named: set[str] = set()
-    if fault.validator == "required":
-        named = {key for key in fault.validator_value if repr(key) in fault.message} - there
-    elif fault.validator == "additionalProperties":
-        named = there - set(fault.schema["properties"])
-    return [*fault.absolute_path, *sorted(named)[:1]]

@@ -203,10 +203,10 @@ class LockHook:
         UnavailableError
             Airflow does not answer.
         """
-        from airflow.sdk.execution_time import task_runner
-
         if not owner.facility or owner.facility != facility_id():
             return None
+        from airflow.sdk.execution_time import task_runner
+
         if getattr(task_runner, "SUPERVISOR_COMMS", None) is None:
             return None
         try:

@@ -26,6 +26,10 @@ USER = "tololo"
 # api-server first: the others are of no use before it
 PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_SECONDS = 180.0
+POOLS = {
+    "datasets": (5, "Datasets of frames that are reduced at once; max_parallel of their manager sets it")
+}
+"""Pools that the DAGs need, with their first slots."""
 # what another program's environment may hold and would turn up in ours
 FOREIGN = ("AIRFLOW", "PG", "LSST_DB_AUTH", "TOLOLO_POSTGRES_URL")
 
@@ -97,7 +101,19 @@ def start(home: Home, postgres: PostgresInfo, connections: Mapping[str, Mapping[
         since = 0.0
     for part in parts:
         part.wait(lambda name=part.name: _healthy(info, name, since), START_SECONDS)  # type: ignore[misc]
+    if since:
+        _make_pools(info)
     return info
+
+
+def _make_pools(info: AirflowInfo) -> None:
+    """Make the pools that are not there; those that are stay as somebody has set them."""
+    headers = {"Authorization": f"Bearer {info.token()}"}
+    for name, (slots, description) in POOLS.items():
+        pool = {"name": name, "slots": slots, "description": description, "include_deferred": False}
+        status, answer = ask(f"{info.url}/api/v2/pools", headers, pool)
+        if status not in (201, 409):
+            raise UnavailableError(f"Airflow makes no pool {name}: {answer}", info.url, "see var/logs")
 
 
 def task_environment(home: Home, postgres: PostgresInfo) -> dict[str, str]:
@@ -157,6 +173,7 @@ def _settings(
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "8",  # heavy work is inside bps
+        "AIRFLOW__CORE__MAX_MAP_LENGTH": "20000",  # one task for each dataset of a root
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
         "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",  # the default asks the name servers
@@ -174,7 +191,8 @@ def _settings(
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     } | task_environment(home, postgres)
-    for name, connection in connections.items():
+    itself = {"conn_type": "http", "host": info.url, "login": info.user, "password": info.password}
+    for name, connection in {**connections, "airflow_api": itself}.items():
         settings[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
     return settings
 

@@ -119,9 +119,10 @@ class AirflowClient:
         except BadInputError:
             return None
 
-    def last_lines(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
+    def last_lines(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> str:
         """Return the error that ended a task, from its log."""
-        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}?full_content=true"
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        path += f"?full_content=true&map_index={map_index}"
         try:
             entries = self.call("GET", path)["content"]
         except (BadInputError, UnavailableError):

@@ -130,9 +130,9 @@ class Demo:
         run = self.client.run(stage.dag_id, stage.run_id)
         tasks = self.client.tasks(stage.dag_id, stage.run_id)
         for task in tasks:
-            name, state = task["task_id"], task["state"] or "scheduled"
+            name, state = _name(task), task["state"] or "scheduled"
             line = state
-            if state in ("running", "skipped"):
+            if state in ("running", "skipped") and task["map_index"] < 0:
                 progress = self.client.progress(stage.dag_id, stage.run_id, name)
                 line = f"{state}, {progress}" if progress else state
             if line != stage.shown.get(name) and state not in ("scheduled", "queued", "none"):
@@ -145,9 +145,9 @@ class Demo:
             for task in tasks:
                 if task["state"] == "failed":
                     why = self.client.last_lines(
-                        stage.dag_id, stage.run_id, task["task_id"], task["try_number"]
+                        stage.dag_id, stage.run_id, task["task_id"], task["try_number"], task["map_index"]
                     )
-                    self._say(f"{stage.title} / {task['task_id']} failed: {why}")
+                    self._say(f"{stage.title} / {_name(task)} failed: {why}")
         self._say(f"{stage.title}: {stage.state} after {stage.seconds:.0f} s")
         return True
 
@@ -170,6 +170,12 @@ class Demo:
                 ("  recovered", figures["recovered"]),
                 ("false positives", figures["false_positives"]),
             ]
+        if made := figures["datasets"]:
+            rows += [
+                ("datasets reduced", made["reduced"]),
+                ("  points of their targets", made["points"]),
+                ("  bias (mmag)", made["bias_mmag"]),
+            ]
         print("\n" + "\n".join(f"  {name:24} {value:>8}" for name, value in rows))
         web, tom = running.airflow, running.tom
         verdict = "Every stage succeeded" if succeeded else "A STAGE FAILED"
@@ -182,6 +188,12 @@ class Demo:
         )
 
 
+def _name(task: dict[str, Any]) -> str:
+    """Return the name of a task, of a mapped one with that of its instance."""
+    index = task["map_index"]
+    return str(task["task_id"]) if index < 0 else f"{task['task_id']} {task['rendered_map_index'] or index}"
+
+
 def _stages(plan: DemoPlan) -> list[list[Stage]]:
     """Return the runs of the demo: groups that follow each other, of runs that may go on together."""
     template = {"coadd_subset": plan.subset, "template_type": plan.template_type}
@@ -189,6 +201,8 @@ def _stages(plan: DemoPlan) -> list[list[Stage]]:
     publications: list[dict[str, Any]] = [{"selection": plan.n_targets}]
     if plan.targets:
         publications.append({"source": "visits", "targets": plan.targets})
+    if plan.datasets:
+        publications.append({"source": "datasets", "manager": str(plan.datasets)})
     return [
         [
             Stage(

@@ -21,7 +21,8 @@ class DemoPlan:
     borrow, be it that they have nothing else. ``calibrations`` is a folder of curated calibrations, that of
     the facility where empty. ``truth`` is the folder of a simulation's truth, `None` for
     real data. ``targets`` lists stars, one a line (name ra dec), whose light curves on the visit images are
-    published too.
+    published too. ``datasets`` is the manager's configuration of datasets of frames that are reduced and
+    published, `None` for none.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class DemoPlan:
     truth: Path | None = None
     n_targets: int = 20
     targets: str = ""
+    datasets: Path | None = None
 
     @property
     def template_type(self) -> str:
@@ -97,6 +99,7 @@ def _query(nights: dict[str, tuple[str, ...]]) -> str:
 
 def simulate(folder: Path) -> DemoPlan:
     """Write the simulation, unless it is there, and plan its nights."""
+    from tololo.services.demo_datasets import simulate_datasets
     from tololo.simulation.raw import simulate_raw_nights
     from tololo.simulation.raw_plan import RawNight, RawPlan
 
@@ -116,6 +119,7 @@ def simulate(folder: Path) -> DemoPlan:
         calibrations=str(truth.curated),
         truth=folder,
         n_targets=10,
+        datasets=simulate_datasets(folder.parent / "simulated_datasets"),
     )
 
 

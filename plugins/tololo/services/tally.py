@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tololo.services.demo_datasets import compare_datasets
 from tololo.services.demo_plan import DemoPlan
 from tololo.services.facility import Facility
 from tololo.services.home import Home
@@ -62,6 +63,7 @@ def summary(home: Home, running: Facility, plan: DemoPlan) -> dict[str, Any]:
     figures |= {"planted": None, "recovered": None, "false_positives": None}
     if plan.truth:
         figures |= compare_with_truth(plan.truth, tables)
+    figures["datasets"] = compare_datasets(plan.datasets.parent) if plan.datasets else None
     return figures
 
 
