@@ -72,7 +72,7 @@ def main(pair_file: Path, night: Path) -> None:
     """Do everything once for each line of input; the last line but one asks for nothing else."""
     pair = subtract_pair.Pair.load(pair_file)
     actions = {SUBTRACT: pair_subtraction(pair, "alard_lupton"), ZOGY: pair_subtraction(pair, "zogy")}
-    detector = Detector.of(night)
+    detector = Detector(night)
     for _ in sys.stdin:
         spent: dict[str, list[float]] = {}
         results = {step: timed(spent, step, action) for step, action in actions.items()}

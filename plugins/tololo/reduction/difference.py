@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from tololo.facility.difference_limits import DifferenceLimits
 from tololo.facility.errors import NothingToDoError
 from tololo.reduction.formats.images import Planes, VisitContext, planes_of
-from tololo.reduction.formats.masks import BIT
+from tololo.reduction.formats.masks import BIT, UNUSABLE
 from tololo.reduction.formats.obs_info import visit_of
 from tololo.reduction.formats.projection import pixel_to_sky
 from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.ids import source_ids
+from tololo.reduction.kernels.diaflags import joined_bits
 from tololo.reduction.kernels.diasource import measure_difference
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.subtraction import Method, Subtraction, subtract
@@ -112,15 +113,16 @@ def difference(
         There is no PSF model, or too few pixels or stars are left to fit a kernel on.
     """
     planes, psf = planes_of(science), _psf_of(science)
+    bad = (planes.bits & UNUSABLE) != 0
     ny, nx = planes.image.shape
     chosen = stars[(np.asarray(stars["snr"]) > KERNEL_STAR_SNR) & ~np.asarray(stars["flags"], dtype=bool)]
     result = subtract(
         planes.image,
         planes.variance,
-        planes.bad,
+        bad,
         template.planes.image,
         template.planes.variance,
-        template.planes.bad,
+        (template.planes.bits & UNUSABLE) != 0,
         np.asarray(chosen["x"], dtype=float),
         np.asarray(chosen["y"], dtype=float),
         science_fwhm=psf.fwhm((nx - 1) / 2, (ny - 1) / 2),
@@ -136,7 +138,7 @@ def difference(
         result,
         planes.image,
         planes.variance,
-        planes.bad,
+        bad,
         psf,
         bits=_with_injected(bits, science),
         planes=_FLAG_PLANES,
@@ -166,14 +168,15 @@ def difference(
     )
 
 
-def _bits(science: Planes, template: Planes, result: Subtraction) -> Any:
+def _bits(science: Planes, template: Planes, result: Subtraction) -> NDArray[np.int32]:
     """Join the masks: the science image's planes, the template's saturation, what the kernel spoils."""
-    bits = science.bits.copy()
-    bits[(template.bits & BIT["SATURATED"]) != 0] |= BIT["SATURATED_TEMPLATE"]
-    bits[~np.isfinite(result.difference)] |= BIT["NO_DATA"]
-    bits[result.bad & (bits == 0)] |= BIT["SUSPECT"]
-    bits |= template.bits & BIT["INEXACT_PSF"]
-    return bits
+    return joined_bits(
+        science.bits,
+        template.bits,
+        result.difference,
+        result.bad,
+        (BIT["SATURATED"], BIT["SATURATED_TEMPLATE"], BIT["NO_DATA"], BIT["SUSPECT"], BIT["INEXACT_PSF"]),
+    )
 
 
 def _table(columns: dict[str, Any], context: VisitContext) -> Table:
@@ -182,8 +185,7 @@ def _table(columns: dict[str, Any], context: VisitContext) -> Table:
     x, y = np.asarray(columns["x"]), np.asarray(columns["y"])
     projection = context.sky_projection
     ra, dec = pixel_to_sky(projection, x, y)
-    ra_next, dec_next = pixel_to_sky(projection, x + 1, y)
-    scale = np.hypot((ra_next - ra) * np.cos(np.radians(dec)), dec_next - dec)
+    covariance = sky_covariance(projection, x, y, *(columns[name] for name in ("xErr", "yErr", "x_y_Cov")))
     columns = dict(columns)
     trail_x, trail_y = columns.pop("trailX"), columns.pop("trailY")
     columns["trailRa"], columns["trailDec"] = pixel_to_sky(projection, trail_x, trail_y)
@@ -200,8 +202,9 @@ def _table(columns: dict[str, Any], context: VisitContext) -> Table:
             "midpointMjdTai": np.full(n, context.midpoint_mjd_tai),
             "ra": ra,
             "dec": dec,
-            "raErr": np.asarray(columns["xErr"]) * scale,
-            "decErr": np.asarray(columns["yErr"]) * scale,
+            "raErr": np.sqrt(covariance[:, 0, 0]),
+            "decErr": np.sqrt(covariance[:, 1, 1]),
+            "ra_dec_Cov": covariance[:, 0, 1],
             **{name: np.asarray(values) for name, values in columns.items()},
         }
     )
@@ -219,6 +222,34 @@ def bearing(
     ra_next, dec_next = pixel_to_sky(projection, x + np.cos(radians), y + np.sin(radians))
     east = ((ra_next - ra + 180.0) % 360.0 - 180.0) * np.cos(np.radians(dec))
     return np.asarray(np.degrees(np.arctan2(east, dec_next - dec)))
+
+
+def sky_covariance(
+    projection: Any,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    x_error: NDArray[np.float64],
+    y_error: NDArray[np.float64],
+    x_y: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the covariance of right ascension (times cos dec) and declination, degrees^2, (n, 2, 2).
+
+    Parameters
+    ----------
+    projection : `lsst.images.SkyProjection`
+    x, y, x_error, y_error, x_y : `numpy.ndarray`, (n,)
+        Positions, their errors and covariance: pixels, and pixels^2. NaN gives NaN.
+    """
+    ra, dec = pixel_to_sky(projection, x, y)
+    steps = np.empty((x.size, 2, 2))
+    for axis, (dx, dy) in enumerate(((1.0, 0.0), (0.0, 1.0))):
+        ra_next, dec_next = pixel_to_sky(projection, x + dx, y + dy)
+        steps[:, 0, axis] = ((ra_next - ra + 180.0) % 360.0 - 180.0) * np.cos(np.radians(dec))
+        steps[:, 1, axis] = dec_next - dec
+    own = np.empty((x.size, 2, 2))
+    own[:, 0, 0], own[:, 1, 1] = np.asarray(x_error) ** 2, np.asarray(y_error) ** 2
+    own[:, 0, 1] = own[:, 1, 0] = x_y
+    return steps @ own @ steps.transpose(0, 2, 1)
 
 
 def _psf_of(science: VisitImage) -> PixelPsf:

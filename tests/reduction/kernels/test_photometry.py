@@ -14,6 +14,7 @@ from tololo.reduction.kernels.photometry import (
     forced_psf_photometry,
     psf_photometry,
 )
+from tololo.reduction.kernels.psf import PixelPsf
 
 from .starfield import grid_stars, moffat, moffat_psf, observe
 
@@ -147,3 +148,22 @@ def test_positions_must_be_finite() -> None:
     image = np.ones((50, 50))
     with pytest.raises(BadInputError, match="finite"):
         psf_photometry(image, image, image < 0, PSF, np.array([np.nan]), np.array([3.0]))
+
+
+def test_errors_of_x_and_y_go_together_for_a_star_that_lies_askew() -> None:
+    grid = np.arange(-12, 13)
+    x, y = np.meshgrid(grid, grid)
+    kernel = np.exp(-0.5 * ((x + y) ** 2 / 2 / 2.6**2 + (x - y) ** 2 / 2 / 1.8**2))
+    psf, rng = PixelPsf((kernel / kernel.sum())[None]), np.random.default_rng(6)
+    where = np.stack(np.meshgrid(np.arange(30, 870, 40), np.arange(30, 870, 40)), -1).reshape(-1, 2) + 0.2
+    image = rng.normal(0, 10, (900, 900))
+    for star in where:
+        stamp, x0, y0 = psf.stamp(*star)
+        image[y0 : y0 + 25, x0 : x0 + 25] += 4000 * stamp
+    fit = psf_photometry(
+        image, np.full(image.shape, 100.0), np.zeros(image.shape, bool), psf, *where.T, shapes=False
+    )
+    off = np.column_stack([fit["x"], fit["y"]]) - where
+    assert np.median(fit["xy_cov"]) == pytest.approx(np.mean(off[:, 0] * off[:, 1]), rel=0.25)
+    assert np.median(fit["xy_cov"]) > 0
+    assert np.isnan(fit["extendedness"]).all()

@@ -3,8 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tololo.reduction.kernels.interpolation import shift
 from tololo.reduction.kernels.psf import PixelPsf
-from tololo.reduction.kernels.stamps import add_light, corner_of, stamp_at, variance_line, weigh_into
+from tololo.reduction.kernels.stamps import (
+    add_light,
+    corner_of,
+    move_into,
+    stamp_at,
+    variance_line,
+    weigh_into,
+)
 
 from .starfield import moffat_psf
 
@@ -60,3 +68,12 @@ def test_the_variance_is_the_line_behind_the_noise(psf: PixelPsf) -> None:
     masked[:] = True
     assert weigh_into(noise, masked, out, x0, y0, weight)[0] == 0
     np.testing.assert_array_equal(weight, 0)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0.0, 0.0), (0.3, -0.45), (-0.5, 0.5), (1.0, -1.0)])
+def test_an_image_is_moved_with_all_that_reaches_its_edge(dx: float, dy: float) -> None:
+    # Noise up to the edge: nothing may come round from the other side.
+    image = np.random.default_rng(3).normal(size=(SIZE, SIZE)).astype(np.float32)
+    out = np.full_like(image, np.nan)
+    move_into(image, dx, dy, out)
+    np.testing.assert_allclose(out, shift(image, dx, dy), atol=5e-6)

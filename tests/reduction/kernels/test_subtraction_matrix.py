@@ -51,8 +51,10 @@ def check(ratio, shift, density, resampled, method, side):
         template_covariance=covariance,
     )
     assert result.method == method
-    # Moving a sharp, crowded template by a part of a pixel leaves more for the method without a kernel.
-    assert result.noise_ratio == pytest.approx(1.0, abs=0.03 if method == "alard_lupton" else 0.06)
+    # At 3 pixels FWHM the stars' light has power beyond what the pixels sample. Moved by a part of a pixel it
+    # is not the same any more, and proper subtraction raises the highest frequencies most.
+    undersampled = method == "zogy" and ratio < 0.9 and shift > 0
+    assert result.noise_ratio == pytest.approx(1.0, abs=0.06 if undersampled else 0.03)
     # Wings beyond the kernel, or beyond the PSF models, of thousands of stars are left in crowded fields.
     assert result.score_scatter == pytest.approx(1.0, abs=0.08 if density == SPARSE else 0.16)
     assert result.flux_ratio == pytest.approx(pair.flux_ratio, rel=0.025)

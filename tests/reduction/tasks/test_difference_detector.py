@@ -170,8 +170,8 @@ def test_the_columns_are_those_of_the_apdb_schema(simulation: Simulation) -> Non
 
 def test_the_sources_are_a_dia_source_table(simulation: Simulation) -> None:
     table = simulation.differences[0].sources
-    expected = """diaSourceId visit detector band midpointMjdTai ra dec raErr decErr x y xErr yErr psfFlux
-        psfFluxErr
+    expected = """diaSourceId visit detector band midpointMjdTai ra dec raErr decErr ra_dec_Cov x y xErr
+        yErr x_y_Cov psfFlux psfFluxErr psfChi2 psfLnL psfNdata
         apFlux apFluxErr scienceFlux scienceFluxErr templateFlux templateFluxErr snr isNegative isDipole
         trailLength extendedness reliability pixelFlags pixelFlags_bad pixelFlags_saturated pixelFlags_edge
         pixelFlags_cr pixelFlags_interpolated rejection"""

@@ -17,55 +17,85 @@ SOURCE_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), ("score", "f8"), ("flux", "f8
 
 MIN_GOOD_FRACTION = 0.4
 """A pixel gets no score where less than this part of the PSF's squared weight lies on good pixels."""
-RANK_TOLERANCE = 3e-3
+RANK_TOLERANCE, NORM_TOLERANCE = 3e-3, 1e-2
 FILTER_LIGHT = 0.995
+CHUNK = 64
+"""Pixels of a row that are looked at together: most hold no peak."""
 PSF_MODEL_ERROR = 0.05
 """Error of the PSF model relative to its value, counted as noise where a star has been subtracted."""
 
 
-def separate(kernel: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def separate(
+    kernel: NDArray[np.float64], tolerance: float = RANK_TOLERANCE
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Write a kernel as a sum of a few products of a column and a row (its leading singular vectors).
 
     Parameters
     ----------
     kernel : `numpy.ndarray`, (size, size)
+    tolerance : `float`
+        Singular vectors with less than this part of the first one's value are left out.
 
     Returns
     -------
     columns, rows : `numpy.ndarray`, (rank, size), float32
-        ``kernel[j, i]`` is the sum over the rank of ``columns[:, j] * rows[:, i]`` to 3e-3 of its peak.
+        ``kernel[j, i]`` is the sum over the rank of ``columns[:, j] * rows[:, i]`` to about ``tolerance`` of
+        its peak.
     """
     u, s, v = np.linalg.svd(np.asarray(kernel, dtype=np.float64))
-    rank = max(1, int(np.count_nonzero(s > RANK_TOLERANCE * s[0])))
+    rank = max(1, int(np.count_nonzero(s > tolerance * s[0])))
     root = np.sqrt(s[:rank])[:, None]
     return (u[:, :rank].T * root).astype(np.float32), (v[:rank] * root).astype(np.float32)
 
 
-@compiled_fast
+def separate_norm(kernel: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Write the square of a kernel as `separate` does, to 1e-2 but with its exact sum.
+
+    What it is summed with, inverse variances, is smooth but for the bad pixels.
+    """
+    square = np.asarray(kernel, dtype=np.float64) ** 2
+    columns, rows = separate(square, NORM_TOLERANCE)
+    return columns * np.float32(square.sum() / (columns.T @ rows).sum()), rows
+
+
 def correlate_separable(
     image: Float32Image, columns: NDArray[np.float32], rows: NDArray[np.float32], out: Float32Image
 ) -> None:
     """Write the correlation of an image with a separable kernel to ``out``; zero is beyond the edge."""
+    correlate_box(image, columns, rows, out, (0, image.shape[0], 0, image.shape[1]))
+
+
+@compiled_fast
+def correlate_box(
+    image: Float32Image,
+    columns: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    out: Float32Image,
+    box: tuple[int, int, int, int],
+) -> None:
+    """Do `correlate_separable` for the pixels y0 to y1, x0 to x1 of a box, with what lies around it."""
+    y0, y1, x0, x1 = box
     height, width = image.shape
     rank, size = columns.shape
     half, taps = size // 2, -(-size // 4) * 4
     # Four taps at a time: each sum is then loaded and stored a quarter as often.
     down, along = np.zeros((rank, taps), np.float32), np.zeros((rank, taps), np.float32)
     down[:, :size], along[:, :size] = columns, rows
-    nothing = np.zeros(width, np.float32)
-    line = np.zeros(width + half + taps, np.float32)
-    middle = line[half : half + width]
-    for j in range(height):
-        target = out[j]
+    low, high = max(0, x0 - half), min(width, x1 - half + taps - 1)
+    nothing = np.zeros(high - low, np.float32)
+    line = np.zeros(x1 - x0 + taps, np.float32)
+    middle = line[low - x0 + half : high - x0 + half]
+    for j in range(y0, y1):
+        target = out[j, x0:x1]
         target[:] = np.float32(0.0)
         for r in range(rank):
             middle[:] = np.float32(0.0)
             for k in range(0, taps, 4):
                 y = j + k - half
-                a = image[y] if 0 <= y < height else nothing
-                b = image[y + 1] if 0 <= y + 1 < height else nothing
-                c = image[y + 2] if 0 <= y + 2 < height else nothing
-                d = image[y + 3] if 0 <= y + 3 < height else nothing
+                a = image[y, low:high] if 0 <= y < height else nothing
+                b = image[y + 1, low:high] if 0 <= y + 1 < height else nothing
+                c = image[y + 2, low:high] if 0 <= y + 2 < height else nothing
+                d = image[y + 3, low:high] if 0 <= y + 3 < height else nothing
                 add_four(middle, down[r, k : k + 4], a, b, c, d)
             for k in range(0, taps, 4):
                 add_four(target, along[r, k : k + 4], line[k:], line[k + 1 :], line[k + 2 :], line[k + 3 :])
@@ -130,12 +160,12 @@ def matched_filter(
     if psf_kernel.ndim != 2 or psf_kernel.shape[0] != psf_kernel.shape[1] or psf_kernel.shape[0] % 2 == 0:
         raise BadInputError(f"The PSF kernel has the shape {psf_kernel.shape}, not a square of odd size")
     data, noise, masked = check_planes(image, variance, bad)
-    kernel = trim(np.asarray(psf_kernel, dtype=np.float64))
+    kernel, box = trim(np.asarray(psf_kernel, dtype=np.float64)), (0, data.shape[0], 0, data.shape[1])
     score, flux, weight, weighted = (np.empty_like(data) for _ in range(4))
     scale = weigh(data, noise, masked, weight, weighted)
     correlate_separable(weighted, *separate(kernel), flux)
-    correlate_separable(weight, *separate(kernel**2), score)
-    finish_filter(score, flux, weight, masked, scale, float((kernel**2).sum()))
+    correlate_separable(weight, *separate_norm(kernel), score)
+    finish_box(score, flux, weight, masked, scale, float((kernel**2).sum()), box)
     return score, flux, weight
 
 
@@ -166,20 +196,25 @@ def weigh(
 
 
 @compiled
-def finish_filter(
+def finish_box(
     score: Float32Image,
     flux: Float32Image,
     weight: Float32Image,
     masked: NDArray[np.bool_],
     scale: float,
     full: float,
+    box: tuple[int, int, int, int],
 ) -> None:
-    """Turn Σ P² w (in ``score``), Σ P w d (in ``flux``) and w into score, flux and flux variance."""
+    """Turn Σ P² w (in ``score``), Σ P w d (in ``flux``) and w into score, flux and flux variance.
+
+    For the pixels y0 to y1, x0 to x1 of a box; ``full`` is Σ P², ``scale`` the unit of w.
+    """
+    y0, y1, x0, x1 = box
     least, zero, one = np.float32(MIN_GOOD_FRACTION * full), np.float32(0.0), np.float32(1.0)
     root, inverse, infinite = np.float32(math.sqrt(scale)), np.float32(1.0 / scale), np.float32(np.inf)
-    for j in range(score.shape[0]):
-        norms, totals, spread, hidden = score[j], flux[j], weight[j], masked[j]
-        for i in range(score.shape[1]):
+    for j in range(y0, y1):
+        norms, totals, spread, hidden = score[j, x0:x1], flux[j, x0:x1], weight[j, x0:x1], masked[j, x0:x1]
+        for i in range(x1 - x0):
             # On a bad pixel the noise is not known: there the mean weight, 1, stands for it.
             own = one if hidden[i] else spread[i]
             usable = (norms[i] >= least * own) & (norms[i] > zero)
@@ -191,11 +226,25 @@ def finish_filter(
 
 @compiled
 def any_above(line: NDArray[np.float32], threshold: float, both_signs: bool) -> bool:
-    """Say whether a row reaches the threshold anywhere."""
+    """Say whether a part of a row reaches the threshold anywhere."""
     limit, found = np.float32(threshold), False
     for i in range(line.size):
         found |= (line[i] >= limit) | (both_signs & (-line[i] >= limit))
     return bool(found)
+
+
+@compiled
+def is_peak(score: Float32Image, i: int, j: int, sign: float) -> bool:
+    """Say whether none of the eight neighbours is higher; of equal ones the first in reading order is."""
+    peak = sign * score[j, i]
+    for b in range(-1, 2):
+        for a in range(-1, 2):
+            if a == 0 and b == 0:
+                continue
+            other = sign * score[j + b, i + a]
+            if other > peak or (other == peak and (b < 0 or (b == 0 and a < 0))):
+                return False
+    return True
 
 
 @compiled
@@ -204,38 +253,27 @@ def collect_peaks(
 ) -> int:
     """Write x, y, score of local maxima into ``found`` as far as they fit; return how many there are."""
     height, width = score.shape
+    low, high = max(1, edge), min(width - 1, width - edge)
     number = 0
     for j in range(max(1, edge), min(height - 1, height - edge)):
-        low, high = max(1, edge), min(width - 1, width - edge)
-        if not any_above(score[j, low:high], threshold, both_signs):
-            continue
-        for i in range(low, high):
-            value = score[j, i]
-            sign = 1.0
-            if both_signs and value < 0:
-                sign = -1.0
-            peak = sign * value
-            if not peak >= threshold:
+        for first in range(low, high, CHUNK):
+            last = min(high, first + CHUNK)
+            if not any_above(score[j, first:last], threshold, both_signs):
                 continue
-            highest = True
-            for b in range(-1, 2):
-                for a in range(-1, 2):
-                    if a == 0 and b == 0:
-                        continue
-                    other = sign * score[j + b, i + a]
-                    # Of equal neighbours the first one in reading order is the peak.
-                    if other > peak or (other == peak and (b < 0 or (b == 0 and a < 0))):
-                        highest = False
-            if not highest:
-                continue
-            if number < found.shape[0]:
-                left, right = sign * score[j, i - 1], sign * score[j, i + 1]
-                down, up = sign * score[j - 1, i], sign * score[j + 1, i]
-                cx, cy = left + right - 2 * peak, down + up - 2 * peak
-                found[number, 0] = i + (min(0.5, max(-0.5, 0.5 * (left - right) / cx)) if cx < 0 else 0.0)
-                found[number, 1] = j + (min(0.5, max(-0.5, 0.5 * (down - up) / cy)) if cy < 0 else 0.0)
-                found[number, 2] = value
-            number += 1
+            for i in range(first, last):
+                value = score[j, i]
+                sign = -1.0 if both_signs and value < 0 else 1.0
+                peak = sign * value
+                if not peak >= threshold or not is_peak(score, i, j, sign):
+                    continue
+                if number < found.shape[0]:
+                    left, right = sign * score[j, i - 1], sign * score[j, i + 1]
+                    down, up = sign * score[j - 1, i], sign * score[j + 1, i]
+                    cx, cy = left + right - 2 * peak, down + up - 2 * peak
+                    found[number, 0] = i + (min(0.5, max(-0.5, 0.5 * (left - right) / cx)) if cx < 0 else 0.0)
+                    found[number, 1] = j + (min(0.5, max(-0.5, 0.5 * (down - up) / cy)) if cy < 0 else 0.0)
+                    found[number, 2] = value
+                number += 1
     return number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,6 +18,40 @@ NO_CENTRE = ("bad", "edge", "saturatedTemplate", "inexactPsf")
 
 FAR = 50
 """Pixels within which distances are measured; what is farther counts as so far."""
+
+
+@compiled
+def joined_bits(
+    science: NDArray[np.int32],
+    template: NDArray[np.int32],
+    difference: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+    planes: tuple[int, int, int, int, int],
+) -> NDArray[np.int32]:
+    """Join the masks of science image and template, (ny, nx), and what the subtraction has spoiled.
+
+    Parameters
+    ----------
+    science, template : `numpy.ndarray`, (ny, nx), int32
+        Bits of both.
+    difference, bad : `numpy.ndarray`, (ny, nx)
+        Of the subtraction: where it is NaN there is no data, and what it holds for bad without a reason in
+        the science image's bits is suspect.
+    planes : `tuple` [`int`]
+        Bits for saturated, for saturated in the template, for no data, for suspect, and for the template's
+        plane that goes over as it is.
+    """
+    saturated, saturated_template, no_data, suspect, kept = planes
+    bits = np.empty(science.shape, np.int32)
+    for y in range(science.shape[0]):
+        own, other, line, hidden, out = science[y], template[y], difference[y], bad[y], bits[y]
+        for x in range(out.size):
+            value = own[x]
+            value |= np.int32(saturated_template) if other[x] & np.int32(saturated) else np.int32(0)
+            value |= np.int32(0) if abs(line[x]) < np.float32(np.inf) else np.int32(no_data)
+            value |= np.int32(suspect) if hidden[x] & (value == 0) else np.int32(0)
+            out[x] = value | (other[x] & np.int32(kept))
+    return bits
 
 
 @compiled
@@ -54,18 +89,15 @@ def distance_to(
             # Pixel -1 is the first one outside.
             side = min(x[s], y[s], nx - 1 - x[s], ny - 1 - y[s]) + 1.0
             out[s] = min(out[s], max(0.0, side))
-        ring = 0
-        # A ring at this distance holds nothing nearer than its own number less half a pixel.
-        while ring <= far and ring - 0.5 < out[s]:
-            for b in range(-ring, ring + 1):
-                jump = 1 if abs(b) == ring else 2 * ring
-                a = -ring
-                while a <= ring:
-                    i, j = ci + a, cj + b
-                    if 0 <= i < nx and 0 <= j < ny and bits[j, i] & plane:
-                        out[s] = min(out[s], np.hypot(i - x[s], j - y[s]))
-                    a += max(1, jump)
-            ring += 1
+        low, high = max(0, ci - far), min(nx, ci + far + 1)
+        for j in range(max(0, cj - far), min(ny, cj + far + 1)):
+            line, joined = bits[j, low:high], np.int32(0)
+            for i in range(line.size):
+                joined |= line[i]
+            if joined & plane and abs(j - y[s]) < out[s]:
+                for i in range(line.size):
+                    if line[i] & plane:
+                        out[s] = min(out[s], np.hypot(low + i - x[s], j - y[s]))
     return out
 
 
@@ -80,6 +112,25 @@ def good_pixels(
         for y in range(max(0, j[s] - reach), min(ny, j[s] + reach + 1)):
             for x in range(max(0, i[s] - reach), min(nx, i[s] + reach + 1)):
                 out[s] += not bad[y, x]
+    return out
+
+
+@compiled
+def log_noise(
+    noise: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    reach: int,
+) -> NDArray[np.float64]:
+    """Sum ln(2 pi variance) over the good pixels that `good_pixels` counts, (n,)."""
+    ny, nx = bad.shape
+    out = np.zeros(i.size)
+    for s in range(i.size):
+        for y in range(max(0, j[s] - reach), min(ny, j[s] + reach + 1)):
+            for x in range(max(0, i[s] - reach), min(nx, i[s] + reach + 1)):
+                if not bad[y, x]:
+                    out[s] += math.log(2.0 * math.pi * noise[y, x])
     return out
 
 

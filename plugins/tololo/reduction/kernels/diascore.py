@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tololo.reduction.kernels.detection import matched_filter, trim
+from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.detection import correlate_box, finish_box, separate, separate_norm, trim, weigh
 from tololo.reduction.kernels.subtraction import Subtraction
 
 TILE = 512
@@ -18,8 +20,17 @@ TILE = 512
 LEAST_SCATTER = 0.8
 """A scatter below this is not believed: in an image without noise every pixel would be a source."""
 
-LEAST_SAMPLE = 500
-"""Pixels needed to measure a scatter."""
+FILTER_TOLERANCE = 1e-2
+"""Of the separable filter: what it differs from the PSF by costs a ten thousandth of the signal to noise."""
+
+SAMPLE, LEAST_SAMPLE = 30_000, 500
+"""Pixels of a tile on which its scatter is measured, and how many it takes at least."""
+
+BIN, BINS = 0.01, 1000
+"""Width of the bins in which scores are counted, and their number on each side of zero."""
+
+QUARTILES = 1.349
+"""Distance of the quartiles of a Gaussian, in its sigma."""
 
 
 @dataclass(frozen=True)
@@ -55,50 +66,61 @@ def score_of(subtraction: Subtraction) -> Score:
     Parameters
     ----------
     subtraction : `Subtraction`
+        Its planes as `tololo.reduction.kernels.planes.check_planes` returns them.
 
     Returns
     -------
     score : `Score`
     """
-    difference = subtraction.difference
-    ny, nx = difference.shape
-    score, flux = np.zeros((ny, nx), np.float32), np.zeros((ny, nx), np.float32)
-    flux_variance = np.full((ny, nx), np.inf, np.float32)
+    data, noise, masked = subtraction.difference, subtraction.variance, subtraction.bad
+    score, flux, weight, weighted = (np.empty_like(data) for _ in range(4))
+    scale = weigh(data, noise, masked, weight, weighted)
     # A rest of less than half a tile goes with the last whole one.
-    rows, columns = _edges(ny), _edges(nx)
-    scatter = np.ones((len(rows) - 1, len(columns) - 1))
-    for r, (y0, y1) in enumerate(pairwise(rows)):
-        for c, (x0, x1) in enumerate(pairwise(columns)):
-            kernel = subtraction.psf.kernel((x0 + x1) / 2, (y0 + y1) / 2)
-            margin = trim(kernel).shape[0] // 2
-            low_y, low_x = max(0, y0 - margin), max(0, x0 - margin)
-            box = np.s_[low_y : min(ny, y1 + margin), low_x : min(nx, x1 + margin)]
-            filtered = matched_filter(
-                difference[box], subtraction.variance[box], subtraction.bad[box], kernel
-            )
-            inside = np.s_[y0 - low_y : y1 - low_y, x0 - low_x : x1 - low_x]
-            for plane, values in zip((score, flux, flux_variance), filtered, strict=True):
-                plane[y0:y1, x0:x1] = values[inside]
-            scatter[r, c] = _scatter(filtered[0][inside])
-    scatter = _settled(scatter)
-    for r, (y0, y1) in enumerate(pairwise(rows)):
-        for c, (x0, x1) in enumerate(pairwise(columns)):
-            score[y0:y1, x0:x1] /= np.float32(scatter[r, c])
-    return Score(score, flux, flux_variance, scatter)
+    rows, columns = _edges(data.shape[0]), _edges(data.shape[1])
+    boxes = [(y0, y1, x0, x1) for y0, y1 in pairwise(rows) for x0, x1 in pairwise(columns)]
+    full = []
+    for y0, y1, x0, x1 in boxes:
+        kernel = trim(subtraction.psf.kernel((x0 + x1) / 2, (y0 + y1) / 2))
+        full.append(float((kernel**2).sum()))
+        correlate_box(weighted, *separate(kernel, FILTER_TOLERANCE), flux, (y0, y1, x0, x1))
+        correlate_box(weight, *separate_norm(kernel), score, (y0, y1, x0, x1))
+    for box, squares in zip(boxes, full, strict=True):
+        finish_box(score, flux, weight, masked, scale, squares, box)
+    scatter = _settled(np.array([_scatter(score, box) for box in boxes]).reshape(len(rows) - 1, -1))
+    for (y0, y1, x0, x1), own in zip(boxes, scatter.flat, strict=True):
+        score[y0:y1, x0:x1] *= np.float32(1.0 / own)
+    return Score(score, flux, weight, scatter)
 
 
 def _edges(size: int) -> list[int]:
     return [*(TILE * k for k in range(max(1, (size + TILE // 2) // TILE))), size]
 
 
-def _scatter(score: NDArray[np.float32]) -> float:
-    """Robust scatter of the pixels that have data; NaN of too few."""
-    step = max(1, int(np.sqrt(score.size / 30_000)))
-    sample = score[::step, ::step]
-    sample = sample[sample != 0]
-    if sample.size < LEAST_SAMPLE:
-        return float("nan")
-    return 1.4826 * float(np.median(np.abs(sample - np.median(sample))))
+@compiled
+def _scatter(score: NDArray[np.float32], box: tuple[int, int, int, int]) -> float:
+    """Robust scatter of a sample of a box's pixels that have data; NaN of too few.
+
+    The quartiles of the scores, counted in bins: the width between them is that of a Gaussian of this sigma.
+    """
+    y0, y1, x0, x1 = box
+    step = max(1, int(math.sqrt((y1 - y0) * (x1 - x0) / SAMPLE)))
+    counts, number = np.zeros(2 * BINS, np.int64), 0
+    for y in range(y0, y1, step):
+        for x in range(x0, x1, step):
+            if score[y, x] != 0.0:
+                counts[min(2 * BINS - 1, max(0, math.floor(score[y, x] / BIN) + BINS))] += 1
+                number += 1
+    if number < LEAST_SAMPLE:
+        return np.nan
+    low, high, below = 0.0, 0.0, 0
+    for k in range(2 * BINS):
+        for share in (0.25, 0.75):
+            inside = share * number - below
+            if 0.0 < inside <= counts[k]:
+                value = (k - BINS + inside / counts[k]) * BIN
+                low, high = (value, high) if share < 0.5 else (low, value)
+        below += counts[k]
+    return (high - low) / QUARTILES
 
 
 def _settled(scatter: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from scipy.spatial import cKDTree
 
 from tololo.facility.difference_limits import DifferenceLimits
 from tololo.reduction.kernels.detection import find_peaks
-from tololo.reduction.kernels.diaflags import FAR, distance_to, good_pixels, pixel_flags
+from tololo.reduction.kernels.diaflags import FAR, distance_to, good_pixels, log_noise, pixel_flags
 from tololo.reduction.kernels.diascore import Score, score_of
 from tololo.reduction.kernels.diashape import axes, opposite_lobe, shapes, sharpness, sizes
 from tololo.reduction.kernels.dipole import fit_dipoles
-from tololo.reduction.kernels.photometry import aperture_photometry, forced_psf_photometry, psf_photometry
+from tololo.reduction.kernels.photometry import aperture_photometry, fit_stars, forced_psf_photometry
+from tololo.reduction.kernels.planes import check_planes
 from tololo.reduction.kernels.psf import PixelPsf
 from tololo.reduction.kernels.rejection import rejection_of
 from tololo.reduction.kernels.residuals import add_misfit, misfit_plane
@@ -78,8 +80,10 @@ def measure_difference(
     -------
     sources : `dict` [`str`, `numpy.ndarray`]
         Columns of the DiaSource table as far as pixels give them, fluxes in the science image's unit, lengths
-        in arcsec, ``dipoleAngle`` and ``trailAngle`` in degrees from x towards y; and beside these
+        in arcsec, ``dipoleAngle`` and ``trailAngle`` in degrees from x towards y; ``psfLnL`` is the natural
+        logarithm of the likelihood of the pixels given a point source; and beside these
 
+        - ``x_y_Cov`` (covariance of x and y, pixels^2);
         - ``detectionScore`` (signed), ``snr`` (likewise, with the subtraction's error on stars as noise),
           ``nearBrightStar`` (that error over the noise);
         - ``chi2`` (per degree of freedom of the PSF fit), ``goodFraction`` (of its light on good pixels),
@@ -99,6 +103,8 @@ def measure_difference(
     template flux nearby, tapered with the distance.
     """
     limits = limits or DifferenceLimits()
+    clean = check_planes(subtraction.difference, subtraction.variance, subtraction.bad)
+    subtraction = replace(subtraction, difference=clean[0], variance=clean[1], bad=clean[2])
     ny, nx = subtraction.difference.shape
     bits = np.zeros((ny, nx), np.int32) if bits is None else bits
     flag_bits = dict(planes or {})
@@ -121,7 +127,7 @@ def measure_difference(
     near_star = misfit[j, i] / (scatter * np.sqrt(filtered.flux_variance[j, i]))
     inflation = np.sqrt(1.0 + near_star**2)
 
-    fit = psf_photometry(subtraction.difference, noise, subtraction.bad, subtraction.psf, x, y)
+    fit = fit_stars((clean[0], noise, clean[2]), subtraction.psf, x, y, centre=True, shapes=False)
     forced = fit["x"].copy(), fit["y"].copy()
     on_science = forced_psf_photometry(science, science_variance, science_bad, science_psf, *forced)
     on_template = forced_psf_photometry(
@@ -139,15 +145,18 @@ def measure_difference(
     reach = max(1, math.ceil(fwhm))
     whole = good_pixels(subtraction.bad, i, j, half)
     moved = np.hypot(fit["x"] - x, fit["y"] - y)
+    chi2 = fit["chi2"] * np.maximum(whole - 3, 1)
     sources: Columns = {
         "x": fit["x"],
         "y": fit["y"],
         "xErr": fit["x_err"],
         "yErr": fit["y_err"],
+        "x_y_Cov": fit["xy_cov"],
         "centroid_flag": ~np.isfinite(fit["x_err"]) | (moved > fwhm),
         "psfFlux": fit["flux"],
         "psfFluxErr": fit["flux_err"] * np.maximum(1.0, scatter),
-        "psfChi2": fit["chi2"] * np.maximum(whole - 3, 1),
+        "psfChi2": chi2,
+        "psfLnL": -0.5 * (chi2 + log_noise(noise, subtraction.bad, i, j, half)),
         "psfNdata": whole.astype(np.int32),
         "psfFlux_flag": ~np.isfinite(fit["flux"]),
         "psfFlux_flag_edge": (fit["flags"] & EDGE) != 0,

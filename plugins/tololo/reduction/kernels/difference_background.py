@@ -73,7 +73,7 @@ def _cell_levels(
             middle = np.median(kept[:n])
             reach = 3.0 * 1.4826 * np.median(np.abs(kept[:n] - middle))
             total, number = _sum_near(
-                difference[y0:y1, x0:x1], bad[y0:y1, x0:x1], np.float32(middle), np.float32(reach)
+                difference, bad, (y0, y1, x0, x1), np.float32(middle), np.float32(reach)
             )
             levels[cy, cx] = middle + total / number if number else middle
     return levels
@@ -81,14 +81,19 @@ def _cell_levels(
 
 @compiled_fast
 def _sum_near(
-    plane: NDArray[np.float32], bad: NDArray[np.bool_], middle: np.float32, reach: np.float32
+    plane: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+    box: tuple[int, int, int, int],
+    middle: np.float32,
+    reach: np.float32,
 ) -> tuple[float, int]:
-    """Return the sum over good pixels of what they are above ``middle``, and their number, within reach."""
+    """Sum over a box's good pixels within reach what they are above ``middle``; also return their number."""
+    y0, y1, x0, x1 = box
     total, number = 0.0, 0
-    for y in range(plane.shape[0]):
-        line, masked = plane[y], bad[y]
+    for y in range(y0, y1):
+        line, masked = plane[y, x0:x1], bad[y, x0:x1]
         part, count = np.float32(0.0), np.int32(0)
-        for x in range(plane.shape[1]):
+        for x in range(line.size):
             above = line[x] - middle
             use = (abs(above) <= reach) & (not masked[x])
             part += above if use else np.float32(0.0)
@@ -110,28 +115,40 @@ def _subtract_levels(
     my, mx = levels.shape
     stride = max(1, ny * nx // 200_000)
     scatter = np.empty(ny * nx // stride + 1, np.float32)
-    nodes, line = np.empty(mx), np.empty(nx, np.float32)
+    nodes, line, along = np.empty(mx), np.empty(nx, np.float32), np.arange(nx).astype(np.float32)
     n, count = 0, 0
     for y in range(ny):
         fy = (y + 0.5) * my / ny - 0.5
         j = min(max(int(fy), 0), max(my - 2, 0))
         for i in range(mx):
             nodes[i] = levels[j, i] + (fy - j) * (levels[min(j + 1, my - 1), i] - levels[j, i])
+        # Straight pieces from the middle of a cell to that of the next, the outer ones on to the edges.
+        first = 0
+        for i in range(max(1, mx - 1)):
+            last = math.ceil((i + 1.5) * nx / mx - 0.5) if i < mx - 2 else nx
+            slope = (nodes[min(i + 1, mx - 1)] - nodes[i]) * mx / nx
+            start = np.float32(nodes[i] + slope * (0.5 - (i + 0.5) * nx / mx))
+            ramp(along[first:last], start, np.float32(slope), line[first:last])
+            first = last
+        own, masked, noise = difference[y], bad[y], variance[y]
         for x in range(nx):
-            fx = (x + 0.5) * mx / nx - 0.5
-            i = min(max(int(fx), 0), max(mx - 2, 0))
-            line[x] = nodes[i] + (fx - i) * (nodes[min(i + 1, mx - 1)] - nodes[i])
-        for x in range(nx):
-            difference[y, x] -= line[x]
+            own[x] -= line[x]
         # The sample goes on from row to row, so that neighbouring rows give different columns.
         x = count
         while x < nx:
-            if not bad[y, x]:
-                scatter[n] = difference[y, x] / math.sqrt(variance[y, x])
+            if not masked[x]:
+                scatter[n] = own[x] / math.sqrt(noise[x])
                 n += 1
             x += stride
         count = x - nx
     return scatter[:n]
+
+
+@compiled
+def ramp(along: NDArray[np.float32], start: np.float32, slope: np.float32, out: NDArray[np.float32]) -> None:
+    """Fill a straight line."""
+    for i in range(out.size):
+        out[i] = start + slope * along[i]
 
 
 def score_scatter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.lib.recfunctions import unstructured_to_structured
 from numpy.typing import NDArray
 
 from tololo.reduction.kernels.compiled import compiled
@@ -79,10 +80,7 @@ def fit_dipoles(
             subtraction.difference, noise, subtraction.bad, psf.coefficients, psf.frame, start,
             np.asarray(expected, float), np.asarray(expected_error, float), float(fwhm), table,
         )  # fmt: skip
-    fits = np.empty(x.size, DIPOLE_DTYPE)
-    for k, name in enumerate(DIPOLE_DTYPE.names or ()):
-        fits[name] = table[:, k]
-    return fits
+    return np.asarray(unstructured_to_structured(table, DIPOLE_DTYPE))
 
 
 @compiled
@@ -128,8 +126,7 @@ def _fit(
             continue
         for k in range(2):
             chi2 -= tight[k] * (p[4 + k] - mean[k]) ** 2
-        for a in range(6):
-            normal[a, a] = normal[a, a] * (1.0 + 1e-9) + 1e-30
+        damp(normal, 1e-9)
         covariance = np.linalg.inv(normal)
         out[s, 0], out[s, 1] = p[4], p[5]
         out[s, 2], out[s, 3] = math.sqrt(max(0.0, covariance[4, 4])), math.sqrt(max(0.0, covariance[5, 5]))

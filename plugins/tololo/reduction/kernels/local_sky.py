@@ -55,6 +55,25 @@ def local_sky(
 
 
 @compiled
+def mask_discs(
+    bad: NDArray[np.bool_],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    radius: NDArray[np.float64],
+) -> None:
+    """Mark the pixels within a radius of each position as bad; in place. NaN positions mark nothing."""
+    height, width = bad.shape
+    for n in range(x.size):
+        r = radius[n]
+        if not math.isfinite(x[n] + y[n] + r):
+            continue
+        for j in range(max(0, math.ceil(y[n] - r)), min(height, math.floor(y[n] + r) + 1)):
+            across = math.sqrt(max(0.0, r * r - (j - y[n]) ** 2))
+            for i in range(max(0, math.ceil(x[n] - across)), min(width, math.floor(x[n] + across) + 1)):
+                bad[j, i] = True
+
+
+@compiled
 def _rings(
     image: Float32Image,
     bad: NDArray[np.bool_],

@@ -123,10 +123,6 @@ class SpatialKernel:
         weights = self.terms(*inside) @ self.coefficients.T
         return np.asarray(np.tensordot(weights, self.basis.images(), 1))
 
-    def background_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the fitted difference of the backgrounds at positions."""
-        return np.asarray(self.terms(x, y)[..., : self.background.size] @ self.background)
-
 
 def constant_kernel(total: float, shape: tuple[int, ...]) -> SpatialKernel:
     """Return a kernel that scales by a factor and hardly widens anything, the same everywhere."""

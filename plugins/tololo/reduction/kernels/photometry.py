@@ -42,6 +42,7 @@ def psf_photometry(
     y: NDArray[np.floating],
     *,
     fit_position: bool = True,
+    shapes: bool = True,
 ) -> NDArray[np.void]:
     """Fit the PSF to stars, neighbours together.
 
@@ -58,6 +59,8 @@ def psf_photometry(
         Positions in pixels to start from, within about half the FWHM.
     fit_position : `bool`
         Fit the positions as well as the fluxes; a star fainter than 2 sigma stays where it is.
+    shapes : `bool`
+        Measure how far the stars are from points, which takes as long as the fit; else that is NaN.
 
     Returns
     -------
@@ -67,21 +70,35 @@ def psf_photometry(
         good_fraction (of the star's light on good pixels), extendedness (0 for a point source, positive for
         a larger one: flux ratio of the PSF broadened by 0.7 pixel to the PSF, less the same of the PSF
         itself; Desai et al. 2012, ApJ 757, 83) and extendedness_err, fwhm (pixels; from adaptive moments,
-        NaN where they do not converge), flags.
+        NaN where they do not converge), xy_cov (covariance of x and y, pixels²; NaN as their errors are),
+        flags.
 
     Raises
     ------
     BadInputError
         The planes' shapes differ, or a position is not finite.
     """
-    data, noise, masked = check_planes(image, variance, bad)
+    planes = check_planes(image, variance, bad)
+    return fit_stars(planes, psf, x, y, centre=fit_position, shapes=shapes)
+
+
+def fit_stars(
+    planes: tuple[Float32Image, Float32Image, NDArray[np.bool_]],
+    psf: PixelPsf,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    *,
+    centre: bool,
+    shapes: bool,
+) -> NDArray[np.void]:
+    """Do `psf_photometry` on planes that `check_planes` has returned."""
     px, py = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
     if px.ndim != 1 or px.shape != py.shape or not (np.isfinite(px).all() and np.isfinite(py).all()):
         raise BadInputError("Positions for photometry are not two lists of finite numbers of one length")
-    field = StarField(data, noise, masked, psf)
+    field = StarField(*planes, psf)
     field.add(px, py, np.zeros(px.size))
-    field.settle(brightest_first(data, px, py), centre=fit_position)
-    return field.measured(centred=fit_position)
+    field.settle(brightest_first(planes[0], px, py), centre=centre)
+    return field.measured(centred=centre, shapes=shapes)
 
 
 def brightest_first(image: Float32Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -101,11 +118,11 @@ def forced_psf_photometry(
     x: NDArray[np.floating],
     y: NDArray[np.floating],
 ) -> NDArray[np.void]:
-    """Fit the PSF at fixed positions: `psf_photometry` without centring.
+    """Fit the PSF at fixed positions: `psf_photometry` without centring and without shapes.
 
     Positions outside the image give NaN fluxes with the flag `FAILED`.
     """
-    return psf_photometry(image, variance, bad, psf, x, y, fit_position=False)
+    return psf_photometry(image, variance, bad, psf, x, y, fit_position=False, shapes=False)
 
 
 def aperture_photometry(

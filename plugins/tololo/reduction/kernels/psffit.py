@@ -178,7 +178,9 @@ class PsfFit:
     def fit_moffat(self) -> None:
         """Fit an elliptical Moffat profile to the weighted mean of the stars."""
         weight = self.weight[self.used].sum(axis=0)
-        mean = (self.weight * self.residual)[self.used].sum(axis=0) / np.maximum(weight, 1e-300)
+        mean = (self.weight * self.residual)[self.used].sum(axis=0) / np.maximum(
+            weight, np.finfo(np.float32).tiny
+        )
         target, root = self.profile + mean, np.sqrt(weight)
         size = self.profile.shape[0]
 
@@ -354,7 +356,7 @@ def fit_registered(
             continue
         stamp_at(coefficients, frame, x[n], y[n], x0, y0, work, stamp)
         chi2[n] = left_into(data[n], masked[n], stamp, level, slope, flux[n], sky, left, weight[n])
-        move_into(left, cx - x[n], cy - y[n], work[0], residual[n])
+        move_into(left, cx - x[n], cy - y[n], residual[n])
 
 
 @compiled_fast

@@ -34,6 +34,9 @@ STAR_SNR = 50.0
 NOISE_PEAK = 2.0
 """Sigma that the largest value of noise alone reaches in the box around a star, in every second one."""
 
+CHUNK = 64
+"""Pixels of a row that are looked at together: most hold nothing bright."""
+
 
 def misfit_plane(
     template: NDArray[np.float32],
@@ -100,10 +103,16 @@ def _add_square(
 
 
 def template_light(template: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the flux of the template as if each pixel were the centre of a star, (ny, nx)."""
+    """Return the flux of the template as if each pixel were the centre of a star, (ny, nx).
+
+    The filter is the product of a column and a row that is next to the kernel: of light that only says how
+    much a subtraction may have left, two digits are enough.
+    """
     narrow = trim(kernel)
-    light = np.zeros_like(template)
-    correlate_separable(np.nan_to_num(template, nan=0.0), *separate(narrow / (narrow**2).sum()), light)
+    column, row = (part[:1] for part in separate(narrow))
+    own = float(column[0] @ narrow @ row[0])
+    light = np.empty_like(template)
+    correlate_separable(template, column / np.float32(own), row, light)
     return light
 
 
@@ -131,16 +140,7 @@ def kernel_error(
     bright = np.empty_like(light)
     _divide_by_noise(light, flux_variance, bright)
     x, y, _ = find_peaks(bright, STAR_SNR, edge=2)
-    reach = math.ceil(fwhm)
-    left = np.full(x.size, np.nan)
-    noise, star = np.ones(x.size), np.ones(x.size)
-    for k, (i, j) in enumerate(zip(np.rint(x).astype(int), np.rint(y).astype(int), strict=True)):
-        box = np.s_[max(0, j - reach) : j + reach + 1, max(0, i - reach) : i + reach + 1]
-        usable = np.isfinite(flux_variance[box])
-        if np.count_nonzero(usable) < 0.8 * usable.size:
-            continue
-        left[k], star[k] = float(np.max(np.abs(flux[box][usable]))), float(light[j, i])
-        noise[k] = NOISE_PEAK * math.sqrt(float(flux_variance[box][usable].mean()))
+    left, noise, star = _left_at(flux, flux_variance, light, x, y, math.ceil(fwhm)).T
     known = np.isfinite(left)
     least = KERNEL_ERROR if np.count_nonzero(known) >= 10 else KERNEL_ERROR_FEW
     if not known.any():
@@ -166,16 +166,59 @@ def _divide_by_noise(
 
 
 @compiled
-def _is_near(places: NDArray[np.bool_], x: int, y: int, distance: int) -> bool:
-    """Tell whether one of some places lies in the square around a pixel; of no places, yes."""
+def _left_at(
+    flux: NDArray[np.float32],
+    flux_variance: NDArray[np.float32],
+    light: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    reach: int,
+) -> NDArray[np.float64]:
+    """Return the largest flux left around stars, the size of such a one by noise, and their own flux; (n, 3).
+
+    NaN where fewer than eight tenths of the pixels around a star have data.
+    """
+    ny, nx = flux.shape
+    out = np.full((x.size, 3), np.nan)
+    for s in range(x.size):
+        i, j = round(x[s]), round(y[s])
+        largest, total, number, seen = 0.0, 0.0, 0, 0
+        for b in range(max(0, j - reach), min(ny, j + reach + 1)):
+            for a in range(max(0, i - reach), min(nx, i + reach + 1)):
+                seen += 1
+                if flux_variance[b, a] < np.inf:
+                    number += 1
+                    total += flux_variance[b, a]
+                    largest = max(largest, abs(float(flux[b, a])))
+        if number >= 0.8 * seen:
+            out[s, 0], out[s, 1], out[s, 2] = largest, NOISE_PEAK * math.sqrt(total / number), light[j, i]
+    return out
+
+
+@compiled
+def _any_near(places: NDArray[np.bool_], first: int, last: int, y: int, distance: int) -> bool:
+    """Tell whether some places hold one around the pixels ``first`` to ``last`` of a row; of none, yes."""
     if places.size == 0:
         return True
-    ny, nx = places.shape
-    for j in range(max(0, y - distance), min(ny, y + distance + 1)):
-        for i in range(max(0, x - distance), min(nx, x + distance + 1)):
-            if places[j, i]:
-                return True
-    return False
+    low, high = max(0, first - distance), min(places.shape[1], last + distance)
+    found = False
+    for j in range(max(0, y - distance), min(places.shape[0], y + distance + 1)):
+        line = places[j, low:high]
+        for i in range(line.size):
+            found |= line[i]
+    return found
+
+
+@compiled
+def _matters(light: NDArray[np.float32], noise: NDArray[np.float32], share: np.float32) -> bool:
+    """Tell whether a part of a row has a pixel of which what may be left exceeds a quarter of the noise."""
+    found = False
+    for i in range(light.size):
+        value = max(light[i], np.float32(0.0))
+        # Where there is no data the noise is infinite, and any light matters.
+        level = noise[i] if noise[i] < np.inf else np.float32(0.0)
+        found |= share * value * value > level
+    return found
 
 
 @compiled
@@ -192,27 +235,59 @@ def _spread_light(
     Only of light within a FWHM of the places ``near``, if there are such.
 
     The lobes that a wrong kernel leaves lie within a FWHM of the star: the taper is a Gaussian of sigma 0.6
-    FWHM.
+    FWHM. Being a product of one in x and one in y it goes along the row first, and then to the rows around.
     """
     ny, nx = light.shape
     share = np.float32(16.0 * error * error)
-    reach = math.ceil(1.5 * fwhm)
-    taper = np.empty((2 * reach + 1, 2 * reach + 1), np.float32)
-    for j in range(-reach, reach + 1):
-        for i in range(-reach, reach + 1):
-            taper[j + reach, i + reach] = error * math.exp(-0.5 * (i * i + j * j) / (0.6 * fwhm) ** 2)
+    reach, close = math.ceil(1.5 * fwhm), math.ceil(fwhm)
+    taper = np.empty(2 * reach + 1, np.float32)
+    for k in range(-reach, reach + 1):
+        taper[k + reach] = math.exp(-0.5 * k * k / (0.6 * fwhm) ** 2)
+    row = np.zeros(nx + 2 * reach, np.float32)
     for y in range(ny):
-        for x in range(nx):
-            value = light[y, x]
-            if value <= 0.0 or share * value * value < flux_variance[y, x] < np.inf:
+        low, high = nx, 0
+        for first in range(0, nx, CHUNK):
+            last = min(nx, first + CHUNK)
+            if not _matters(light[y, first:last], flux_variance[y, first:last], share):
                 continue
-            if not _is_near(near, x, y, math.ceil(fwhm)):
+            if not _any_near(near, first, last, y, close):
                 continue
-            for j in range(max(0, y - reach), min(ny, y + reach + 1)):
-                low, high = max(0, x - reach), min(nx, x + reach + 1)
-                line, shape = misfit[j, low:high], taper[j - y + reach, low - x + reach : high - x + reach]
-                for i in range(line.size):
-                    line[i] = max(line[i], value * shape[i])
+            for x in range(first, last):
+                value = light[y, x]
+                level = flux_variance[y, x] if flux_variance[y, x] < np.inf else np.float32(0.0)
+                if not (
+                    value > 0.0 and share * value * value > level and _any_near(near, x, x + 1, y, close)
+                ):
+                    continue
+                if x - reach > high:
+                    _raise_rows(row, low, high, y, taper, misfit)
+                    low = x - reach
+                low, high = min(low, max(0, x - reach)), min(nx, x + reach + 1)
+                own = np.float32(error) * value
+                for k in range(taper.size):
+                    row[x + k] = max(row[x + k], own * taper[k])
+        _raise_rows(row, low, high, y, taper, misfit)
+
+
+@compiled
+def _raise_rows(
+    row: NDArray[np.float32],
+    low: int,
+    high: int,
+    y: int,
+    taper: NDArray[np.float32],
+    misfit: NDArray[np.float32],
+) -> None:
+    """Raise a piece of the rows around ``y`` to what a row has there, tapered, and blank it in the row."""
+    reach = taper.size // 2
+    if high <= low:
+        return
+    source = row[low + reach : high + reach]
+    for j in range(max(0, y - reach), min(misfit.shape[0], y + reach + 1)):
+        target, weight = misfit[j, low:high], taper[j - y + reach]
+        for i in range(target.size):
+            target[i] = max(target[i], weight * source[i])
+    source[:] = np.float32(0.0)
 
 
 @compiled
@@ -232,14 +307,15 @@ def _add_wings(
     ny, nx = light.shape
     inner, reach = math.floor(1.5 * fwhm), math.ceil(12.0 * fwhm)
     ring, wing = np.empty(64, np.float32), np.empty(reach + 2)
+    angle = 2.0 * math.pi * np.arange(ring.size) / ring.size
+    cosine, sine = np.cos(angle), np.sin(angle)
     for s in range(x.size):
         ci, cj = round(x[s]), round(y[s])
         lowest = np.inf
         for r in range(inner, reach + 2):
             number = 0
             for k in range(ring.size):
-                angle = 2.0 * math.pi * k / ring.size
-                i, j = ci + round(r * math.cos(angle)), cj + round(r * math.sin(angle))
+                i, j = ci + round(r * cosine[k]), cj + round(r * sine[k])
                 if 0 <= i < nx and 0 <= j < ny:
                     ring[number] = light[j, i]
                     number += 1

@@ -38,7 +38,7 @@ def stamp_at(
     terms = np.empty(coefficients.shape[0])
     polynomial_terms((x - frame[0]) / frame[2], (y - frame[1]) / frame[3], terms)
     combine_into(coefficients, terms, work[0])
-    move_into(work[0], x - x0 - half, y - y0 - half, work[1], out)
+    move_into(work[0], x - x0 - half, y - y0 - half, out)
 
 
 @compiled_fast
@@ -58,30 +58,33 @@ def combine_into(coefficients: Stamps, terms: NDArray[np.float64], out: NDArray[
 
 
 @compiled_fast
-def move_into(
-    image: NDArray[np.float32], dx: float, dy: float, work: NDArray[np.float32], out: NDArray[np.float32]
-) -> None:
-    """Move an image by (dx, dy) pixels, at most 1, as `shift_into` does, along whole rows."""
+def move_into(image: NDArray[np.float32], dx: float, dy: float, out: NDArray[np.float32]) -> None:
+    """Move an image by (dx, dy) pixels, at most 1, as `shift_into` does, the whole of it at once.
+
+    With zeros beside the rows and above and below them, each weight goes with one shift of one long row.
+    """
     size = image.shape[0]
+    wide = size + 2 * HALF_WIDTH
     wx, wy = np.empty(2 * HALF_WIDTH + 1), np.empty(2 * HALF_WIDTH + 1)
     sinc_weights(-dx, wx)
     sinc_weights(-dy, wy)
-    work[:] = np.float32(0.0)
-    out[:] = np.float32(0.0)
+    padded = np.zeros(size * wide + 2 * HALF_WIDTH, np.float32)
     for j in range(size):
-        target, line = work[j], image[j]
-        for k in range(-HALF_WIDTH, HALF_WIDTH + 1):
-            w = np.float32(wx[k + HALF_WIDTH])
-            low, high = max(0, -k), min(size, size - k)
-            part, source = target[low:high], line[low + k : high + k]
-            for i in range(part.size):
-                part[i] += w * source[i]
+        first = HALF_WIDTH + j * wide
+        padded[first : first + size] = image[j]
+    along = np.zeros((size + 2 * HALF_WIDTH) * wide, np.float32)
+    target = along[HALF_WIDTH * wide : (HALF_WIDTH + size) * wide]
+    for k in range(wx.size):
+        w, source = np.float32(wx[k]), padded[k : k + target.size]
+        for i in range(target.size):
+            target[i] += w * source[i]
+    moved = np.zeros(size * wide, np.float32)
+    for k in range(wy.size):
+        w, source = np.float32(wy[k]), along[k * wide : k * wide + moved.size]
+        for i in range(moved.size):
+            moved[i] += w * source[i]
     for j in range(size):
-        target = out[j]
-        for k in range(max(-HALF_WIDTH, -j), min(HALF_WIDTH, size - 1 - j) + 1):
-            w, source = np.float32(wy[k + HALF_WIDTH]), work[j + k]
-            for i in range(size):
-                target[i] += w * source[i]
+        out[j] = moved[j * wide : j * wide + size]
 
 
 @compiled_fast

@@ -12,7 +12,7 @@ from tololo.reduction.kernels.planes import Float32Image
 from tololo.reduction.kernels.psf import PixelPsf, sizes_at
 from tololo.reduction.kernels.stamps import add_model_error
 from tololo.reduction.kernels.starfit import BLENDED, FAILED, fit_sweeps, prepare
-from tololo.reduction.kernels.starmeasure import measure_stars
+from tololo.reduction.kernels.starmeasure import measure_points, measure_stars
 
 SWEEPS, FLUX_SWEEPS = 10, 5
 """Most sweeps over the stars: fitting fluxes and positions, then the fluxes where the positions are."""
@@ -21,6 +21,7 @@ PHOTOMETRY_DTYPE = np.dtype(
     [
         *((name, "f8") for name in ("x", "y", "x_err", "y_err", "flux", "flux_err")),
         *((name, "f8") for name in ("chi2", "good_fraction", "extendedness", "extendedness_err", "fwhm")),
+        ("xy_cov", "f8"),
         ("flags", "i4"),
     ]
 )
@@ -97,22 +98,28 @@ class StarField:
             )  # fmt: skip
         self.due[:] = False
 
-    def measured(self, *, centred: bool = True) -> NDArray[np.void]:
+    def measured(self, *, centred: bool = True, shapes: bool = True) -> NDArray[np.void]:
         """Return the table of the stars, as `tololo.reduction.kernels.photometry.psf_photometry` does."""
         number, shape = len(self.places), self.noise.shape
         x, y, flux = self.places.T.copy()
-        fwhm, point = sizes_at(self.psf, (shape[0], shape[1]), x, y)
-        table = np.empty((number, 8))
-        measure_stars(
-            self.residual, self.noise, self.masked, self.coefficients, self.psf.frame, self.places, point,
-            self.flags, table,
-        )  # fmt: skip
+        table = np.full((number, 9), np.nan)
+        if shapes:
+            fwhm, point = sizes_at(self.psf, (shape[0], shape[1]), x, y)
+            measure_stars(
+                self.residual, self.noise, self.masked, self.coefficients, self.psf.frame, self.places, point,
+                self.flags, table,
+            )  # fmt: skip
+            table[:, 7] *= fwhm
+        else:
+            measure_points(
+                self.residual, self.noise, self.stamps, self.weights, self.corner, flux, self.flags, table
+            )
         stars = np.zeros(number, dtype=PHOTOMETRY_DTYPE)
         stars["x"], stars["y"], stars["flux"] = x, y, flux
         names = ("x_err", "y_err", "flux_err", "chi2", "good_fraction", "extendedness", "extendedness_err")
         for column, name in enumerate(names):
             stars[name] = table[:, column]
-        stars["fwhm"] = table[:, 7] * fwhm
+        stars["fwhm"] = table[:, 7]
         usable = np.flatnonzero((self.flags & FAILED) == 0)
         middle = self.psf.fwhm(shape[1] / 2, shape[0] / 2)
         blended, groups = close_groups(x[usable], y[usable], middle, self.psf.size / 2)
@@ -124,11 +131,12 @@ class StarField:
         )
         for column, name in enumerate(("flux_err", "x_err", "y_err") if centred else ("flux_err",)):
             stars[name][groups[:, 0]] = np.fmax(stars[name][groups[:, 0]], errors[:, column])
+        stars["xy_cov"] = table[:, 8] * stars["x_err"] * stars["y_err"]
         failed = (self.flags & FAILED) > 0
-        for name in ("flux", "flux_err", "x_err", "y_err", "chi2"):
+        for name in ("flux", "flux_err", "x_err", "y_err", "xy_cov", "chi2"):
             stars[name][failed] = np.nan
         if not centred:
-            stars["x_err"] = stars["y_err"] = np.nan
+            stars["x_err"] = stars["y_err"] = stars["xy_cov"] = np.nan
         stars["flags"] = self.flags
         return stars
 

@@ -35,8 +35,8 @@ BLOCK = 128
 COARSE = 2
 """Blocks along a side over which the kernel that whitens the noise is constant: it varies little."""
 
-VARIANCE_RING = 1e-4
-"""Rings of the squared kernel with a smaller part of its sum are left out of the variance."""
+VARIANCE_RING = 1e-3
+"""Rings of the squared kernel with a smaller part of its sum go into the others of the variance's kernel."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,9 @@ def _alard_lupton(
     whitening = whiten(coarse.reshape(-1, basis.size, basis.size), sharp.noise, broad.noise)
     correlated = np.kron(whitening.correlated.reshape(coarse.shape[:2]), np.ones((COARSE, COARSE)))
     correlated = correlated[: kernels.shape[0], : kernels.shape[1], None, None]
-    squares = trim(kernels**2 * correlated, VARIANCE_RING)
+    whole = kernels**2 * correlated
+    squares = trim(whole, VARIANCE_RING)
+    squares = squares * (whole.sum(axis=(2, 3)) / squares.sum(axis=(2, 3)))[..., None, None]
     smooth = convolve_blocks(padded, kernels, BLOCK, shape)
     smooth_variance = convolve_blocks(pad(filled_variance, squares.shape[-1] // 2), squares, BLOCK, shape)
     difference, variance, matched, matched_variance = pixels.combine(

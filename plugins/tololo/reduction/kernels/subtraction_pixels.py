@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.convolution import trim
 
 MODEL_ERROR = 0.01
 """Part of a pixel's light that counts as noise in the fit: the brightest star must not decide alone."""
@@ -20,6 +21,23 @@ TOLERATED = 0.5
 """Hidden light, spread by the kernel, up to this many sigma does not make an output pixel bad."""
 
 
+FAINT_RING = 5e-3
+"""Rings of the kernel with a smaller part of its absolute sum carry nothing that a bad pixel hides."""
+
+
+CHUNK = 64
+"""Pixels of a row that are looked at together: most hold no bad one."""
+
+
+@compiled
+def any_of(line: NDArray[np.bool_]) -> bool:
+    """Tell whether a part of a row holds a pixel that is set."""
+    found = False
+    for i in range(line.size):
+        found |= line[i]
+    return found
+
+
 @compiled
 def bridge(plane: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Copy an image with its bad pixels interpolated linearly along the row between their good neighbours."""
@@ -28,6 +46,9 @@ def bridge(plane: NDArray[np.float32], bad: NDArray[np.bool_]) -> NDArray[np.flo
     for y in range(ny):
         x = 0
         while x < nx:
+            if x % CHUNK == 0 and not any_of(bad[y, x : x + CHUNK]):
+                x += CHUNK
+                continue
             if not bad[y, x]:
                 x += 1
                 continue
@@ -68,9 +89,12 @@ def fit_weights(
             if broad_bad[y, x]:
                 weight[y, x] = 0.0
     for y in range(ny):
-        for x in range(nx):
-            if sharp_bad[y, x]:
-                weight[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = 0.0
+        for first in range(0, nx, CHUNK):
+            if not any_of(sharp_bad[y, first : first + CHUNK]):
+                continue
+            for x in range(first, min(nx, first + CHUNK)):
+                if sharp_bad[y, x]:
+                    weight[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = 0.0
     return weight
 
 
@@ -169,7 +193,8 @@ def spread_bad(
     bad : `numpy.ndarray` of `bool`, (ny, nx)
         Changed in place.
     """
-    radius = kernels.shape[-1] // 2
+    reach = trim(np.abs(kernels), FAINT_RING).astype(np.float32)
+    radius, beyond = reach.shape[-1] // 2, (kernels.shape[-1] - reach.shape[-1]) // 2
     outline = np.pad(sharp_bad, radius, constant_values=True)
     step = max(1, bad.size // 50_000)
     usable = ~bad.ravel()[::step]
@@ -180,7 +205,7 @@ def spread_bad(
         outline &= ndimage.distance_transform_cdt(outline, "chessboard") <= radius + 1
         bad |= sharp_bad & ~outline[radius:-radius, radius:-radius]
     hidden = np.zeros(bad.shape, np.float32)
-    _spread(outline, padded, level, noise, abs(scale), np.abs(kernels).astype(np.float32), block, hidden)
+    _spread(outline, padded, beyond, level, noise, abs(scale), reach, block, hidden)
     _mark(hidden, variance, bad)
 
 
@@ -201,8 +226,9 @@ def fill(
     ny, nx = plane.shape
     out = np.full((ny + 2 * radius + extra, nx + 2 * radius + extra), np.float32(value))
     for y in range(ny):
+        target, source, hidden = out[y + radius, radius : radius + nx], plane[y], where[y]
         for x in range(nx):
-            out[y + radius, x + radius] = np.float32(value) if where[y, x] else plane[y, x]
+            target[x] = np.float32(value) if hidden[x] else source[x]
     return out
 
 
@@ -211,16 +237,19 @@ def blank(
     difference: NDArray[np.float32], science: NDArray[np.float32], template: NDArray[np.float32]
 ) -> None:
     """Write NaN where the science image or the template has none but NaN to offer."""
+    limit = np.float32(np.inf)
     for y in range(difference.shape[0]):
-        for x in range(difference.shape[1]):
-            if not (math.isfinite(science[y, x]) and math.isfinite(template[y, x])):
-                difference[y, x] = np.nan
+        line, own, other = difference[y], science[y], template[y]
+        for x in range(line.size):
+            known = (abs(own[x]) < limit) & (abs(other[x]) < limit)
+            line[x] = line[x] if known else np.float32(np.nan)
 
 
 @compiled
 def _spread(
     outline: NDArray[np.bool_],
     values: NDArray[np.float32],
+    beyond: int,
     level: float,
     noise: float,
     scale: float,
@@ -228,7 +257,10 @@ def _spread(
     block: int,
     hidden: NDArray[np.float32],
 ) -> None:
-    """Add up what the bad pixels may hide, spread by the absolute kernel."""
+    """Add up what the bad pixels may hide, spread by the absolute kernel.
+
+    ``values`` has ``beyond`` rows and columns more than ``outline`` on each side.
+    """
     ny, nx = hidden.shape
     size = kernels.shape[2]
     radius = size // 2
@@ -239,10 +271,10 @@ def _spread(
             y, x = py - radius, px - radius
             by = min(max(y, 0), ny - 1) // block
             bx = min(max(x, 0), nx - 1) // block
-            light = np.float32(max(scale * abs(values[py, px] - level), HIDDEN * noise))
+            light = np.float32(max(scale * abs(values[py + beyond, px + beyond] - level), HIDDEN * noise))
             first, last = max(0, x - radius), min(nx, x + radius + 1)
             for j in range(max(0, y - radius), min(ny, y + radius + 1)):
-                line = kernels[by, bx, j - y + radius]
-                target = hidden[j]
-                for i in range(first, last):
-                    target[i] += light * line[i - x + radius]
+                line = kernels[by, bx, j - y + radius, first - x + radius : last - x + radius]
+                target = hidden[j, first:last]
+                for i in range(target.size):
+                    target[i] += light * line[i]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.lib.recfunctions import unstructured_to_structured
 from numpy.typing import NDArray
 
 from tololo.reduction.kernels.compiled import compiled
@@ -74,10 +75,7 @@ def fit_trails(
             subtraction.difference, noise, subtraction.bad, psf.coefficients, psf.frame, start, float(fwhm),
             table,
         )  # fmt: skip
-    fits = np.empty(x.size, TRAIL_DTYPE)
-    for k, name in enumerate(TRAIL_DTYPE.names or ()):
-        fits[name] = table[:, k]
-    return fits
+    return np.asarray(unstructured_to_structured(table, TRAIL_DTYPE))
 
 
 @compiled
@@ -134,8 +132,7 @@ def _fit(
         chi2 = _improve(narrow, data, weight, p, 2.0 * (half - fwhm), work, normal)
         if not chi2 < np.inf or p[2] * start[s, 2] <= 0.0:
             continue
-        for a in range(5):
-            normal[a, a] = normal[a, a] * (1.0 + 1e-9) + 1e-30
+        damp(normal, 1e-9)
         error = np.sqrt(np.maximum(np.diag(np.linalg.inv(normal)), 0.0))
         out[s, 0], out[s, 1], out[s, 2], out[s, 3] = p[0] + cx - half, p[1] + cy - half, error[0], error[1]
         out[s, 4], out[s, 5], out[s, 6], out[s, 7] = p[2], error[2], p[3], error[3]

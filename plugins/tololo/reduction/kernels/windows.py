@@ -47,7 +47,7 @@ def place_into(
     size = kernel.shape[0]
     half = size // 2
     i0, j0 = math.floor(x + 0.5), math.floor(y + 0.5)
-    move_into(kernel, x - i0, y - j0, work[0], work[1])
+    move_into(kernel, x - i0, y - j0, work[1])
     height, width = window.shape
     for j in range(max(0, j0 - half), min(height, j0 + half + 1)):
         line, source = window[j], work[1, j - j0 + half]
