@@ -22,6 +22,9 @@ ticked. A detector without a template is *no data*, with the reason; if none is 
 **Injected sources**: the night is differenced once more with sources of known brightness, in a chain of its
 own (`..._injected`), after the plain one and without the APDB; then what is recovered is measured.
 
+**Publishes** an event of the asset `differences` when it has succeeded, with night, chain, template and APDB;
+it starts nothing.
+
 **Safe to repeat**: a visit that the APDB holds is neither stored twice nor dropped. A night that is earlier
 than what the APDB holds is refused, or the later nights are replayed after it, as *Late nights* says. For a
 range of nights, several at a time:
@@ -29,9 +32,9 @@ range of nights, several at a time:
     bin/airflow backfill create --dag-id difference_imaging --from-date 2019-04-01 --to-date 2019-04-10
 """
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, chain
 
+from tololo import assets
 from tololo.difference_params import (
     APDB_LOCK,
     DIFFERENCE_LOCK,
@@ -43,6 +46,7 @@ from tololo.operators.apdb import PrepareApdbOperator
 from tololo.operators.apdb_nights import ReplayNightsOperator
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.difference import AwaitEarlierNightsOperator, SelectDifferenceInputsOperator
+from tololo.operators.finish import FinishOperator
 from tololo.operators.injection import IngestInjectionCatalogOperator
 from tololo.operators.locks import AcquireLockOperator, ReleaseLockOperator
 from tololo.operators.recovery import MeasureRecoveryOperator
@@ -166,7 +170,17 @@ with DAG(
     )
     recovery = MeasureRecoveryOperator(task_id="recovery", chain=f"{PARENT}_injected")
     # The run is as good as the worst of its tasks, though the release of the locks comes after them.
-    done = EmptyOperator(task_id="night", trigger_rule="none_failed")
+    done = FinishOperator(
+        task_id="night",
+        asset=assets.DIFFERENCES,
+        told={
+            "prepare": ("template", "visits", "rejected"),
+            "apdb": ("apdb",),
+            "associate": ("chain", "run", "done"),
+        },
+        inlets=[assets.VISITS, assets.TEMPLATES],
+        trigger_rule="none_failed",
+    )
 
     chain(lock, visits, templates, prepare, difference, earlier, apdb_lock, apdb, associate, alerts, unlock)
     associate >> unlock

@@ -20,6 +20,9 @@ also `bias` and `flat` in `{night}/calib/bias` and `{night}/calib/flat`.
 **Waits** for the files of the night, *Wait for files* hours after its end at most, and while another run
 works on the same night; without a worker slot.
 
+**Publishes** an event of the asset `visits` when it has succeeded, with night, chain and verdicts; it starts
+nothing.
+
 **Schedule** every day at 12:00 UTC, when the night has ended; paused until you unpause it. The run's
 partition key is the night. A run by hand takes the param *Night*. For a range of nights:
 
@@ -30,13 +33,14 @@ is skipped, with the reason. Of raws, a file with something wrong is named and t
 truncated file, a missing weight map or an unknown filter stops the run before anything is ingested.
 """
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Param, chain
 
+from tololo import assets
 from tololo.facility.configuration import SOURCES, facility
 from tololo.hooks.curated_calibrations import CURATED
 from tololo.operators.bps import RunPipelineOperator
 from tololo.operators.calibrations import CertifyNightOperator
+from tololo.operators.finish import FinishOperator
 from tololo.operators.ingest import IngestInstcalOperator, IngestRawOperator
 from tololo.operators.injection import IngestInjectionCatalogOperator
 from tololo.operators.locks import AcquireLockOperator, ReleaseLockOperator
@@ -225,7 +229,12 @@ with DAG(
         trigger_rule="all_done",
     )
     # The run is as good as the worst of its tasks, though the scorecard comes after them.
-    done = EmptyOperator(task_id="night", trigger_rule="none_failed")
+    done = FinishOperator(
+        task_id="night",
+        asset=assets.VISITS,
+        told={"scorecard": ("chain", "run", "visits", "accepted", "flagged", "rejected")},
+        trigger_rule="none_failed",
+    )
 
     files >> lock >> [ingest, ingest_raw]
     # A catalogue that is made for the night lies where its visits are.

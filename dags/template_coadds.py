@@ -18,6 +18,9 @@ each visit that is left out why.
 (`approval`: the run waits under *Required Actions*), or not yet (`hold`). What is rejected leaves the chain
 as it was. The versions are `candidate`, `accepted`, `superseded` or `rejected`, with who, when and why.
 
+**Publishes** an event of the asset `templates` when a version is accepted, with chain, version and bands; it
+starts nothing.
+
 **Safe to repeat**: what is made is not made again, and a run that was killed anywhere is completed by the
 next one. *Dry run* says what would be chosen and made.
 
@@ -32,9 +35,11 @@ The best half of each band, ten visits at most, in two patches, and a person dec
 
 from airflow.sdk import DAG, Param
 
+from tololo import assets
 from tololo.facility.template_selection import schema
 from tololo.facility.templates import WARPS
 from tololo.operators.bps import RunPipelineOperator
+from tololo.operators.finish import FinishOperator
 from tololo.operators.template import SelectTemplateInputsOperator
 from tololo.operators.template_acceptance import (
     AcceptTemplateOperator,
@@ -140,6 +145,15 @@ with DAG(
     judge = JudgeTemplateOperator(task_id="judge", trigger_rule=GOES_ON)
     approve = ApproveTemplateOperator(task_id="approve")
     accept = AcceptTemplateOperator(task_id="accept", trigger_rule=GOES_ON)
-    select >> coadd >> judge >> approve >> accept
+    template = FinishOperator(
+        task_id="template",
+        asset=assets.TEMPLATES,
+        told={"accept": ("chain", "version", "templates"), "select": ("visits", "bands")},
+        night="",
+        inlets=[assets.VISITS],
+        skip="{% if (ti.xcom_pull('accept') or {}).get('state', 'accepted') != 'accepted' %}"
+        "The version is not accepted{% endif %}",
+    )
+    select >> coadd >> judge >> approve >> accept >> template
     select >> [judge, accept]
     judge >> accept

@@ -35,10 +35,13 @@ OWN = {
     | {"wait", "coverage", "partial", "allow_own_night", "method", "alerts"}
     | {"earlier_nights", "late_nights"},
     "apdb_nights": TEMPLATE | {"proc_type", "apdb", "action"},
-    "photometry_to_tom": TEMPLATE | {"source", "apdb", "selection", "targets", "tom", "publish"},
+    "break_lock": {"locks", "reason", "only"},
+    "photometry_to_tom": TEMPLATE
+    | {"source", "apdb", "selection", "targets", "tom", "publish", "create_targets"}
+    | {"manager", "datasets", "again", "lock_policy", "download", "proposals", "start", "end"},
     "run_pipeline": {"pipeline", "inputs", "output", "config", "thresholds", "retry_failed"},
 }
-REQUIRED = {"run_pipeline": {"pipeline", "inputs", "output"}}
+REQUIRED = {"run_pipeline": {"pipeline", "inputs", "output"}, "break_lock": {"locks", "reason"}}
 """Params that have to be given: there is no default that makes sense."""
 NIGHTLY = {"nightly_decam", "difference_imaging", "photometry_to_tom"}
 HEAVY = {"lsst", "astropy", "numpy", "numba", "scipy"}
@@ -75,6 +78,25 @@ def test_schedule(dags: dict[str, DAG], name: str) -> None:
     assert isinstance(timetable, CronPartitionTimetable)
     assert (timetable.expression, timetable.run_offset, timetable.key_format) == ("0 0 * * *", -1, "%Y%m%d")
     assert str(getattr(timetable.timezone, "key", None) or timetable.timezone) == "Etc/GMT+12"
+
+
+def test_assets_draw_what_follows_from_what_and_start_nothing(dags: dict[str, DAG]) -> None:
+    drawn = {
+        (asset.name, name, made.name)
+        for name, dag in dags.items()
+        for task in dag.tasks
+        for asset in task.inlets
+        for made in task.outlets
+    }
+    assert drawn == {
+        ("visits", "template_coadds", "templates"),
+        ("visits", "difference_imaging", "differences"),
+        ("templates", "difference_imaging", "differences"),
+        ("differences", "photometry_to_tom", "light_curves"),
+    }
+    makers = {asset.name: name for name, dag in dags.items() for task in dag.tasks for asset in task.outlets}
+    assert makers["visits"] == "nightly_decam"
+    assert not any(dag.timetable.asset_condition for dag in dags.values())
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -116,6 +138,9 @@ def test_params(dags: dict[str, DAG], name: str) -> None:
         ("difference_imaging", "late_nights", "drop"),
         ("difference_imaging", "injected", True),
         ("apdb_nights", "action", "delete"),
+        ("break_lock", "locks", ""),
+        ("break_lock", "reason", None),
+        ("break_lock", "only", "never"),
         ("difference_imaging", "apdb", "a; drop table"),
         ("photometry_to_tom", "selection", 0),
         ("repo_bootstrap", "steps", ["dance"]),

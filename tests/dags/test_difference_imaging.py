@@ -24,6 +24,8 @@ PLAIN = (
     *("lock", "visits", "templates", "prepare", "difference", "earlier"),
     *("apdb_lock", "apdb", "associate", "unlock", "night"),
 )
+NOTHING = {"lock", "unlock"}
+"""What succeeds of a run that has nothing to do."""
 INJECTED = ("injection", "inject", "recovery")
 
 
@@ -82,7 +84,7 @@ class Run:
         given = {"coadd_subset": "2019", "night": str(night), "site": "local"}
         instances = dag.test(run_conf=given | params).get_task_instances()
         self.states = {instance.task_id: str(instance.state) for instance in instances}
-        self.state = str(instances[0].dag_run.state)
+        self.state, self.run_id = str(instances[0].dag_run.state), instances[0].run_id
         self._any = instances[0]
 
     def returned(self, task: str) -> Any:
@@ -96,6 +98,20 @@ def rows() -> dict[str, int]:
     from tololo.hooks.apdb import ApdbHook
 
     return ApdbHook().counts(APDB)
+
+
+def published(run: Run) -> list[dict[str, Any]]:
+    """Return what the events of a run tell."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(AssetModel.name, AssetEvent.extra).join(
+            AssetEvent, AssetEvent.asset_id == AssetModel.id
+        )
+        found = session.execute(query.where(AssetEvent.source_run_id == run.run_id)).all()
+    return [{"asset": name, **extra} for name, extra in found]
 
 
 def images(repository: Path, chain: str) -> set[Any]:
@@ -122,6 +138,16 @@ def test_a_night_is_subtracted_and_associated(plain: Run, repository: Path) -> N
         (row,) = butler.get("association_summary", instrument="DECam", day_obs=SPARE)
         assert (row["visit"], row["detector"]) == (SPARE_VISIT, DETECTOR)
         assert butler.get("difference_image", instrument="DECam", visit=SPARE_VISIT, detector=DETECTOR)
+
+
+def test_its_event_tells_what_it_finished(plain: Run) -> None:
+    (event,) = published(plain)
+    associated = plain.returned("associate")
+    assert event == {
+        **{"asset": "differences", "night": str(SPARE), "repo": "butler_default", "apdb": APDB},
+        **{"template": f"{COADD}/v1", "visits": 1, "rejected": []},
+        **{"chain": CHAIN, "run": associated["run"], "done": 2},
+    }
 
 
 def test_the_apdb_knows_the_version_of_its_template(plain: Run) -> None:
@@ -169,8 +195,9 @@ def test_an_earlier_night_that_comes_late_is_refused(plain: Run) -> None:
 
 def test_a_night_without_visits_is_skipped(plain: Run) -> None:
     run = Run(20190501)
-    assert run.of("success") == {"lock", "unlock", "night"}
+    assert run.of("success") == NOTHING
     assert run.state == "success"
+    assert published(run) == []
 
 
 def test_a_dry_run_touches_nothing(plain: Run, repository: Path) -> None:

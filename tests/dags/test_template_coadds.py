@@ -71,21 +71,23 @@ def test_planned_then_accepted_by_the_limits_then_put_to_a_person(repository: Pa
         "judge": "skipped",
         "approve": "skipped",
         "accept": "success",
+        "template": "skipped",
     }
     assert planned.returned("coadd")["labels"]["measureTemplate"]["expected"] >= 1
     assert ButlerHook(repository).collections() == before
 
     made = Run(**ONE)
-    assert made.states == dict.fromkeys(("select", "coadd", "judge", "accept"), "success") | {
-        "approve": "skipped"
-    }
+    tasks = ("select", "coadd", "judge", "accept", "template")
+    assert made.states == dict.fromkeys(tasks, "success") | {"approve": "skipped"}
     assert made.returned("accept")["state"] == "accepted"
+    told = made.returned("template")
+    assert (told["chain"], told["version"], told["visits"]) == (CHAIN, f"{CHAIN}/v1", 1)
     assert [(item.name, item.state) for item in versions(repository)] == [(f"{CHAIN}/v1", "accepted")]
 
     # More visits, and a person: the run waits, the chain does not move.
     with Answer("Approve", "sharper", repository) as answer:
         asked = Run(acceptance="approval")
-    assert asked.states == dict.fromkeys(("select", "coadd", "judge", "approve", "accept"), "success")
+    assert asked.states == dict.fromkeys((*tasks, "approve"), "success")
     assert answer.detail["subject"] == f"Accept template {CHAIN}/v2?"
     assert "| r |" in answer.detail["body"]
     assert "The limits accept it" in answer.detail["body"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def execute(request: RunRequest, folder: Path, fork: bool = False) -> Ran:
 def attempt(
     request: RunRequest, folder: Path, fork: bool = False, failures: Iterable[dict[str, Any]] = ()
 ) -> RunOutcome:
-    """Execute an attempt, judge it and record the outcome, as the driver does."""
+    """Execute an attempt, judge it and record the outcome, as the driver does, with its level of the log."""
+    logging.getLogger().setLevel(logging.INFO)
     ran = execute(request, folder, fork)
     with Butler.from_config(request.repository, writeable=True) as butler:
         provenance = ran.provenance if ran.expected else None

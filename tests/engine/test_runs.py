@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -314,10 +315,30 @@ def test_whoever_asks_again_gets_another_driver_for_the_same_attempt(
     until(lambda: not attempt.is_alive(), "the driver to die")
     assert runner.is_running(attempt.submit_path), "the jobs go on meanwhile"
     assert hook.attach_or_start(request_).folder == attempt.folder
-    until(lambda: attempt.state.drivers >= 2, "the new driver: the runner does not keep it out")
+    until(lambda: attempt.state.drivers == 2, "the new driver: the runner does not keep it out")
     assert wait_for(attempt, ENDED).drivers == 2
     check_complete(request_, hook.folder)
     assert submissions(hook.folder) == 1
+
+
+def test_a_driver_waits_for_the_last_thread_of_the_one_that_was_killed(
+    request_: RunRequest, hook: BpsHook
+) -> None:
+    """Its first thread is gone, so it is dead to all who look, and the lock is still its own."""
+    attempt = attempt_of(hook.folder, request_)
+    dead = subprocess.Popen(["true"])
+    state = attempt.state
+    state.pid, state.pid_started, state.drivers = dead.pid, "1", 1
+    dead.wait()
+    attempt.record(state)
+    with open(attempt.folder / "driver.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = drive_in_child(attempt, lock.close)  # the copy that a fork makes is the lock too
+        time.sleep(0.5)
+        assert process_started(second)
+    assert ended_by(second) == 0
+    assert (attempt.state.phase, attempt.state.drivers) == ("done", 2)
+    check_complete(request_, hook.folder)
 
 
 def test_an_attempt_that_nobody_came_to_drive_is_driven(request_: RunRequest, hook: BpsHook) -> None:

@@ -178,6 +178,8 @@ def test_breaking(red: str) -> None:
         BreakLockOperator(**breaking, reason="stuck", only="if_stale").execute(run_of("b"))
     with pytest.raises(AirflowFailException, match="No reason"):
         BreakLockOperator(**breaking, reason="").execute(run_of("b"))
+    assert BreakLockOperator(**breaking, reason="stuck").execute(run_of("b", dry_run=True)) == {}
+    breaking["locks"] = f" {red} \n\ncollection:nobody"
     broken = BreakLockOperator(**breaking, reason="stuck").execute(run_of("b"))
     assert list(broken) == [red]
     assert "held by dag a" in broken[red]

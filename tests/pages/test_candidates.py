@@ -19,7 +19,7 @@ from reduction import alert_field as field
 from tololo.engine.candidate_questions import candidate_plot, candidates
 from tololo.engine.questions import QUESTIONS
 from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableError
-from tololo.operators.tom import PublishLightCurvesOperator, read_targets
+from tololo.operators.tom_sources import read_targets
 from tololo.pages.views import PREFIX
 
 from .conftest import token
@@ -165,14 +165,12 @@ def test_a_light_curve_can_be_taken_away(viewer: Get, star: int, kind: str) -> N
     assert (table["mjd_tai"].unit, table["psfFlux"].unit) == ("d", "nJy")
 
 
-def test_the_target_that_is_told_publishes_this_object(
-    viewer: Get, nights: field.AlertField, star: int
-) -> None:
+def test_the_target_that_is_told_is_this_object(viewer: Get, nights: field.AlertField, star: int) -> None:
     from tololo.hooks.apdb import ApdbHook
 
-    (target,) = read_targets(viewer(f"candidates/{star}.json").json()["target"])
-    found = PublishLightCurvesOperator._nearest(ApdbHook(), field.APDB, *target)
-    assert (found.name, found.dia_object_id) == (f"Tololo-{star}", star)
+    ((name, ra, dec),) = read_targets(viewer(f"candidates/{star}.json").json()["target"])
+    assert name == f"Tololo-{star}"
+    assert list(ApdbHook().objects_near(field.APDB, ra, dec, 0.1)["diaObjectId"]) == [star]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ def history(rng, n=200, objects=20):
     }
     for name in ("raErr", "decErr"):
         columns[name] = rng.uniform(0.01, 0.2, n) * ARCSEC
+    columns["ra_dec_Cov"] = rng.uniform(-0.9, 0.9, n) * columns["raErr"] * columns["decErr"]
+    columns["ra_dec_Cov"][::13] = np.nan
     for name in ("psfFlux", "scienceFlux"):
         columns[name] = rng.normal(1000, 300, n)
         columns[f"{name}Err"] = rng.uniform(10, 60, n)
@@ -125,6 +127,8 @@ def test_positions_are_weighted_means_also_across_the_meridian():
         assert abs(off) < 1e-6 * ARCSEC
         assert means["dec"][k] == pytest.approx((w_dec * group.dec).sum() / w_dec.sum(), abs=1e-12)
         assert means["raErr"][k] == pytest.approx(w_ra.sum() ** -0.5)
+        covariance = (w_ra * w_dec * group.ra_dec_Cov.fillna(0)).sum() / (w_ra.sum() * w_dec.sum())
+        assert means["ra_dec_Cov"][k] == pytest.approx(covariance)
         assert means["nDiaSources"][k] == len(group)
         assert means["firstDiaSourceMjdTai"][k] == group.midpointMjdTai.min()
         assert means["lastDiaSourceMjdTai"][k] == group.midpointMjdTai.max()
@@ -133,9 +137,11 @@ def test_positions_are_weighted_means_also_across_the_meridian():
 def test_positions_without_errors_count_alike():
     rows = sky("Object", [10.0, 10.0 + 2e-5, 20.0], [0.0, 2e-5, 1.0], err=np.nan)
     rows |= {"diaObjectId": np.array([1, 1, 2]), "midpointMjdTai": np.array([1.0, 2.0, 3.0])}
+    rows["ra_dec_Cov"] = np.full(3, np.nan)
     means = mean_positions(np.array([1, 2]), rows)
     assert means["ra"] == pytest.approx([10.00001, 20.0], abs=1e-12)
     assert np.all(np.isnan(means["raErr"]))
+    assert np.all(np.isnan(means["ra_dec_Cov"]))
 
 
 def test_flux_summaries_agree_with_their_definitions():

@@ -10,16 +10,20 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tololo.engine import warm
 from tololo.facility.run import RunRequest, write_json
 
 LIVE = ("starting", "building", "built", "submitted", "judging")
 ENDED = ("done", "planned", "empty", "error")
+
+LETTING_GO = 10.0
+"""Seconds that a killed driver may take to end its last thread, on a machine that has much else to do."""
 
 
 @dataclass
@@ -112,9 +116,7 @@ class Attempt:
         The kernel gives it back however the process ends.
         """
         with open(self.folder / "driver.lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not self._take(lock):
                 yield False
                 return
             # Nor does what is forked meanwhile hold on to it: a runner outlives its driver.
@@ -124,6 +126,23 @@ class Attempt:
             finally:
                 with contextlib.suppress(ValueError):
                     warm.KEPT_FROM_CHILDREN.remove(lock.fileno())
+
+    def _take(self, lock: IO[str]) -> bool:
+        """Take the lock, once a driver that was killed has let go of it.
+
+        A process with threads passes for dead when the first of them has ended; the lock is its until the
+        last one has.
+        """
+        deadline = time.monotonic() + LETTING_GO
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self.is_alive() or time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+            else:
+                return True
 
     def is_alive(self) -> bool:
         """Tell whether the driver that recorded this state still runs (and is not another with its pid)."""

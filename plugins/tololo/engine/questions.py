@@ -22,6 +22,7 @@ from tololo.engine.candidate_questions import (
 )
 from tololo.engine.coverage import templates
 from tololo.engine.night_questions import night_plot, night_scorecard, scored_nights
+from tololo.engine.recovery_questions import recovery_nights, recovery_of_night, recovery_plot
 from tololo.engine.repositories import OpenButlers, existing, known_types
 from tololo.engine.template_questions import template_plot, template_versions
 from tololo.facility.errors import BadInputError
@@ -119,6 +120,9 @@ _PAGES = (
     candidate_cutouts,
     template_versions,
     template_plot,
+    recovery_nights,
+    recovery_of_night,
+    recovery_plot,
 )
 _APDB = (candidates, candidate, candidate_plot, candidate_file)
 

@@ -126,7 +126,9 @@ class ReleaseLockOperator(FacilityOperator):
 class BreakLockOperator(FacilityOperator):
     """Break locks, whoever holds them. Skipped if nobody holds any.
 
-    :param locks: names (templated).
+    With the param ``dry_run`` it says how the locks stand and breaks none.
+
+    :param locks: names, or a text with one a line (templated).
     :param reason: why (templated); it is logged with the name of the former owner.
     :param only: ``always``, or the policy that must allow it (templated).
 
@@ -135,7 +137,9 @@ class BreakLockOperator(FacilityOperator):
 
     template_fields: Sequence[str] = ("locks", "reason", "only")
 
-    def __init__(self, *, locks: Sequence[str], reason: str, only: str = "always", **kwargs: Any) -> None:
+    def __init__(
+        self, *, locks: Sequence[str] | str, reason: str, only: str = "always", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.locks = locks
         self.reason = reason
@@ -145,11 +149,17 @@ class BreakLockOperator(FacilityOperator):
         """Break what is held."""
         hook = LockHook(owner_of(context))
         broken: dict[str, str] = {}
-        for name in self.locks:
+        lines = self.locks.splitlines() if isinstance(self.locks, str) else self.locks
+        names = [line.strip() for line in lines if line.strip()]
+        if context["params"].get("dry_run"):
+            for name in names:
+                self.log.info("Dry run: the lock %s is %s", name, hook.status(name).line)
+            return broken
+        for name in names:
             try:
                 broken[name] = hook.break_(name, self.reason, self.only)
             except NothingToDoError as nothing:
                 self.log.info("%s", nothing)
         if not broken:
-            raise NothingToDoError("Nobody holds any of the locks", ", ".join(self.locks))
+            raise NothingToDoError("Nobody holds any of the locks", ", ".join(names))
         return broken

@@ -21,14 +21,14 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from tololo.facility.errors import BadInputError, NothingToDoError, TololoError, UnavailableError
-from tololo.pages import candidates, nights, runs, template_runs
+from tololo.pages import candidates, datasets, nights, recovery, runs, template_runs
 from tololo.pages.rendering import render
 
 NIGHTLY = "nightly_decam"
 """Who may read the runs of this DAG may read the nights."""
 
 IMAGING = "difference_imaging"
-"""Who may read the runs of this DAG may read the candidates."""
+"""Who may read the runs of this DAG may read the candidates and the recovery of injected sources."""
 
 FILES = {"parquet": "application/vnd.apache.parquet", "csv": "text/csv; charset=utf-8"}
 """Media types of light curves."""
@@ -49,7 +49,7 @@ app = FastAPI(title="Tololo", docs_url=None, redoc_url=None, openapi_url=None)
 app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
 
 of_nights = [Depends(requires_access_dag("GET", DagAccessEntity.RUN, NIGHTLY))]
-of_candidates = [Depends(requires_access_dag("GET", DagAccessEntity.RUN, IMAGING))]
+of_differences = [Depends(requires_access_dag("GET", DagAccessEntity.RUN, IMAGING))]
 of_runs = [
     Depends(requires_access_dag("GET", DagAccessEntity.RUN)),
     Depends(requires_access_dag("GET", DagAccessEntity.XCOM)),
@@ -89,8 +89,8 @@ def plot_of_run(dag_id: str, run_id: str, session: SessionDep) -> Response:
     return _png(runs.plot(session, dag_id, run_id))
 
 
-@app.get("/candidates", dependencies=of_candidates)
-@app.get("/candidates.json", dependencies=of_candidates)
+@app.get("/candidates", dependencies=of_differences)
+@app.get("/candidates.json", dependencies=of_differences)
 def board_of_candidates(
     request: Request,
     apdb: Annotated[str, Query()] = "",
@@ -101,7 +101,7 @@ def board_of_candidates(
     return _page(request, "candidates.html", candidates.board(apdb, order, after))
 
 
-@app.get("/candidates/{number}/light_curve.{kind}", dependencies=of_candidates)
+@app.get("/candidates/{number}/light_curve.{kind}", dependencies=of_differences)
 def light_curve_of_candidate(number: int, kind: str, apdb: Annotated[str, Query()] = "") -> Response:
     """Return the light curve of a candidate as a file."""
     content = base64.b64decode(candidates.light_curve(number, kind, apdb))
@@ -109,23 +109,43 @@ def light_curve_of_candidate(number: int, kind: str, apdb: Annotated[str, Query(
     return Response(content, media_type=FILES[kind], headers=HEADERS | name)
 
 
-@app.get("/candidates/{number}/plot.png", dependencies=of_candidates)
+@app.get("/candidates/{number}/plot.png", dependencies=of_differences)
 def plot_of_candidate(number: int, apdb: Annotated[str, Query()] = "") -> Response:
     """Return the plot of the light curve of a candidate."""
     return _png(candidates.plot(number, apdb))
 
 
-@app.get("/candidates/{number}/cutouts/{source}.png", dependencies=of_candidates)
+@app.get("/candidates/{number}/cutouts/{source}.png", dependencies=of_differences)
 def cutouts_of_candidate(number: int, source: int, apdb: Annotated[str, Query()] = "") -> Response:
     """Return the cutouts of a detection of a candidate."""
     return _png(candidates.cutouts(number, source, apdb))
 
 
-@app.get("/candidates/{number}", dependencies=of_candidates)
-@app.get("/candidates/{number}.json", dependencies=of_candidates)
+@app.get("/candidates/{number}", dependencies=of_differences)
+@app.get("/candidates/{number}.json", dependencies=of_differences)
 def candidate(request: Request, number: int, apdb: Annotated[str, Query()] = "") -> Response:
     """Show a candidate."""
     return _page(request, "candidate.html", candidates.candidate(number, apdb))
+
+
+@app.get("/recovery", dependencies=of_differences)
+@app.get("/recovery.json", dependencies=of_differences)
+def board_of_recovery(request: Request, before: Annotated[str, Query()] = "") -> Response:
+    """Show the latest nights with injected sources, or those before one."""
+    return _page(request, "recovery.html", recovery.board(before))
+
+
+@app.get("/recovery/{chain:path}/{name}.png", dependencies=of_differences)
+def plot_of_recovery(chain: str, name: str) -> Response:
+    """Return a plot of a night with injected sources."""
+    return _png(recovery.plot(chain, name))
+
+
+@app.get("/recovery/{chain:path}", dependencies=of_differences)
+@app.get("/recovery/{chain:path}.json", dependencies=of_differences)  # the lower one is asked first
+def recovery_of_night(request: Request, chain: str) -> Response:
+    """Show what became of the injected sources of a night."""
+    return _page(request, "recovery_night.html", recovery.night(chain))
 
 
 @app.get("/runs/{dag_id}/{run_id}/template", dependencies=of_runs)
@@ -139,6 +159,21 @@ def template_of_run(request: Request, dag_id: str, run_id: str, session: Session
 def template_plot_of_run(dag_id: str, run_id: str, session: SessionDep) -> Response:
     """Return the plot of the template of a run."""
     return _png(template_runs.plot(session, dag_id, run_id))
+
+
+@app.get("/runs/{dag_id}/{run_id}/datasets", dependencies=of_runs)
+@app.get("/runs/{dag_id}/{run_id}/datasets.json", dependencies=of_runs)
+def datasets_of_run(request: Request, dag_id: str, run_id: str, session: SessionDep) -> Response:
+    """Show the light curves that a run has made of datasets of frames."""
+    return _page(request, "datasets.html", datasets.datasets(session, dag_id, run_id))
+
+
+@app.get("/runs/{dag_id}/{run_id}/datasets/{index}/{name}", dependencies=of_runs)
+def file_of_dataset(dag_id: str, run_id: str, index: int, name: str, session: SessionDep) -> Response:
+    """Return a plot of a dataset of a run, or its light curve."""
+    path = datasets.file(session, dag_id, run_id, index, name)
+    media = "image/png" if path.suffix == ".png" else FILES["csv"]
+    return Response(path.read_bytes(), media_type=media, headers=HEADERS)
 
 
 @app.exception_handler(TololoError)

@@ -43,7 +43,7 @@ def candidate(dia_object_id: int, apdb: str = "") -> dict[str, Any]:
     """Return one candidate; see `tololo.engine.candidate_questions.candidate`."""
     name = apdb or default_apdb()
     found = ask_apdb("candidate", **_place(name), dia_object_id=dia_object_id)
-    # What the param `targets` of photometry_to_tom takes: the object nearest to its own place is itself.
+    # What the param `targets` of photometry_to_tom takes, to measure its place on all difference images.
     target = f"Tololo-{dia_object_id} {found['ra']:.7f} {found['dec']:.7f}"
     return {**found, "name": name, "target": target}
 

@@ -56,6 +56,11 @@ def percent(fraction: float | None) -> str:
     return f"{value:.0f} %" if value >= 100 else f"{value:.1f} %"
 
 
+def hundredths(fraction: float | None, digits: int = 0) -> str:
+    """Write a fraction in hundredths, with its sign and without the sign of the percentage."""
+    return number(None if fraction is None else 100 * fraction, digits)
+
+
 def duration(seconds: float | None) -> str:
     """Write a time: ``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds is None:
@@ -164,6 +169,7 @@ _ENVIRONMENT.filters |= {
         number,
         micro,
         percent,
+        hundredths,
         duration,
         clock,
         moment,

@@ -98,8 +98,8 @@ def find(session: Session, dag_run: DagRun) -> Place:
     BadInputError
         If its params name no night or no repository.
     """
-    told = _told(session, dag_run)
-    if told:
+    told = returned(session, dag_run, TASK)
+    if told.get("run"):
         night, _, proc_type = told["chain"].partition("/")
         return Place(told["repository"], night, proc_type, told["run"])
     params = params_of(session, dag_run)
@@ -128,14 +128,14 @@ def dag_run_of(session: Session, dag_id: str, run_id: str) -> DagRun:
     return dag_run
 
 
-def _told(session: Session, dag_run: DagRun) -> Mapping[str, str]:
-    """Return what the task has returned; empty if it has not run, or has nothing scored."""
+def returned(session: Session, dag_run: DagRun, task: str) -> Mapping[str, Any]:
+    """Return what a task of a run has returned; empty if it has not run, or returned no mapping."""
     query = XComModel.get_many(
-        run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids=TASK, key="return_value", limit=1
+        run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids=task, key="return_value", limit=1
     )
     entry = session.scalar(query)
     value = XComModel.deserialize_value(entry) if entry else None
-    return value if isinstance(value, dict) and value.get("run") else {}
+    return value if isinstance(value, dict) else {}
 
 
 def params_of(session: Session, dag_run: DagRun) -> dict[str, Any]:

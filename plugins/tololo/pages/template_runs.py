@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-from airflow.models.xcom import XComModel
 
 from tololo.facility import collections
 from tololo.facility.errors import NothingToDoError
 from tololo.pages.engine import ask, repository
-from tololo.pages.runs import dag_run_of, params_of
+from tololo.pages.runs import dag_run_of, params_of, returned
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -78,17 +75,7 @@ def find(session: Session, dag_run: DagRun) -> tuple[str, str, str]:
             f"Runs of {dag_run.dag_id} have no template", remedy="open a run of template_coadds"
         )
     chain = collections.coadd(params["coadd_subset"], params["template_type"])
-    told = _told(session, dag_run)
+    told = returned(session, dag_run, MADE_BY)
     # What a dry run names was never made.
     version = "" if params.get("dry_run") else str(told.get("version", ""))
     return repository(params["repo"]), chain, version if version.startswith(f"{chain}/") else ""
-
-
-def _told(session: Session, dag_run: DagRun) -> Mapping[str, Any]:
-    """Return what the task has returned; empty if it has not run."""
-    query = XComModel.get_many(
-        run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids=MADE_BY, key="return_value", limit=1
-    )
-    entry = session.scalar(query)
-    value = XComModel.deserialize_value(entry) if entry else None
-    return value if isinstance(value, dict) else {}

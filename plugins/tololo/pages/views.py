@@ -47,6 +47,15 @@ VIEWS: list[dict[str, Any]] = [
         "nav_top_level": True,
     },
     {
+        "name": "Recovery",
+        "destination": "nav",
+        "href": f"{PREFIX[1:]}/recovery",
+        "url_route": "recovery",
+        "icon": f"{PREFIX[1:]}/static/recovery.svg",
+        "icon_dark_mode": f"{PREFIX[1:]}/static/recovery-dark.svg",
+        "nav_top_level": True,
+    },
+    {
         "name": "Scorecard",
         "destination": "dag_run",
         "href": f"{PREFIX[1:]}/runs/{{DAG_ID}}/{{RUN_ID}}/scorecard",
@@ -57,5 +66,11 @@ VIEWS: list[dict[str, Any]] = [
         "destination": "dag_run",
         "href": f"{PREFIX[1:]}/runs/{{DAG_ID}}/{{RUN_ID}}/template",
         "url_route": "template",
+    },
+    {
+        "name": "Light curves",
+        "destination": "dag_run",
+        "href": f"{PREFIX[1:]}/runs/{{DAG_ID}}/{{RUN_ID}}/datasets",
+        "url_route": "light_curves",
     },
 ]

@@ -20,6 +20,7 @@ HISTORY = (
     "dec",
     "raErr",
     "decErr",
+    "ra_dec_Cov",
     "psfFlux",
     "psfFluxErr",
     "scienceFlux",
@@ -39,14 +40,15 @@ def mean_positions(ids: Integers, sources: Columns) -> dict[str, npt.NDArray[Any
     ids : `numpy.ndarray`
         Sorted object ids, shape ``(m,)``; each has at least one source.
     sources : mapping of arrays
-        ``diaObjectId``, ``midpointMjdTai``, ``ra``, ``dec``, ``raErr``, ``decErr`` (degrees), shape ``(n,)``.
-        Sources without errors count only in objects where no source has one.
+        ``diaObjectId``, ``midpointMjdTai``, ``ra``, ``dec``, ``raErr``, ``decErr`` (degrees), ``ra_dec_Cov``
+        (degrees^2), shape ``(n,)``. Sources without errors count only in objects where no source has one; one
+        without covariance counts as if its errors were independent.
 
     Returns
     -------
     columns : `dict`
-        ``diaObjectId``, ``ra``, ``dec``, ``raErr``, ``decErr``, ``nDiaSources``, ``firstDiaSourceMjdTai``,
-        ``lastDiaSourceMjdTai``; shape ``(m,)``.
+        ``diaObjectId``, ``ra``, ``dec``, ``raErr``, ``decErr``, ``ra_dec_Cov`` (NaN where no source has a
+        covariance), ``nDiaSources``, ``firstDiaSourceMjdTai``, ``lastDiaSourceMjdTai``; shape ``(m,)``.
     """
     m = len(ids)
     group = np.searchsorted(ids, sources["diaObjectId"])
@@ -59,6 +61,7 @@ def mean_positions(ids: Integers, sources: Columns) -> dict[str, npt.NDArray[Any
         "dec": sources["dec"] - dec0[group],
     }
     columns: dict[str, npt.NDArray[Any]] = {"diaObjectId": ids}
+    shares: dict[str, Floats] = {}
     for axis, offset in offsets.items():
         error = sources[f"{axis}Err"].astype(float)
         good = np.isfinite(error) & (error > 0)
@@ -66,10 +69,15 @@ def mean_positions(ids: Integers, sources: Columns) -> dict[str, npt.NDArray[Any
         total = np.bincount(group, weight, m)
         weighted = total > 0
         weight = np.where(weighted[group], weight, 1.0)
-        columns[axis] = np.bincount(group, weight * offset, m) / np.bincount(group, weight, m)
+        shares[axis] = weight / np.bincount(group, weight, m)[group]
+        columns[axis] = np.bincount(group, shares[axis] * offset, m)
         columns[f"{axis}Err"] = np.where(weighted, 1 / np.sqrt(np.where(weighted, total, 1)), np.nan)
     columns["ra"] = (ra0 + columns["ra"] / shrink) % 360
     columns["dec"] = dec0 + columns["dec"]
+    covariance = np.asarray(sources["ra_dec_Cov"], dtype=float)
+    known = np.isfinite(covariance)
+    mean = np.bincount(group, np.where(known, shares["ra"] * shares["dec"] * covariance, 0.0), m)
+    columns["ra_dec_Cov"] = np.where(np.bincount(group, known, m) > 0, mean, np.nan)
     columns["nDiaSources"] = np.bincount(group, minlength=m)
     columns["firstDiaSourceMjdTai"] = _extreme(np.fmin, group, sources["midpointMjdTai"], m)
     columns["lastDiaSourceMjdTai"] = _extreme(np.fmax, group, sources["midpointMjdTai"], m)

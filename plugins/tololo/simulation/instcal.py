@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError
 from tololo.simulation.cards import Observation, begin_of, detector_header, primary_header, visit_of
+from tololo.simulation.courses import draw_sources
 from tololo.simulation.detector import Frame, draw_defects, expose
 from tololo.simulation.faults import spoil
 from tololo.simulation.folder import is_finished, whole_folder
@@ -162,6 +163,7 @@ def _detector(
     places = choose_places(plan, chip, stars, galaxies, [view.wcs for view in views], defects.mask, random)
     rows = plant(plan, chip, views, places, galaxies, random)
     rows += variable_rows(chip, views, stars, factor)
+    rows += draw_sources(plan, chip, views)
     for view in views:
         spared = np.array([(row["x"], row["y"]) for row in rows if row["visit"] == view.seen.visit], float)
         if not view.seen.planned.science:

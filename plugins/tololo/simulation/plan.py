@@ -30,6 +30,31 @@ class PlannedExposure:
 
 
 @dataclass(frozen=True)
+class PlannedSource:
+    """A point source with a course of its own; nothing else in the sky is told to keep away from it.
+
+    Attributes
+    ----------
+    kind : `str`
+        What the truth calls it, such as ``supernova``.
+    detector : `int`
+    x, y : `float`
+        Zero-based pixel of the detector at the plan's pointing, in the first exposure.
+    flux : `tuple` [`tuple` [`int`, `float`], ...]
+        Night and flux, nJy, in whatever band; dark in nights that are not named.
+    motion : `tuple` [`float`, `float`]
+        Eastwards and northwards on the sky, arcsec a day.
+    """
+
+    kind: str
+    detector: int
+    x: float
+    y: float
+    flux: tuple[tuple[int, float], ...]
+    motion: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class Fault:
     """Something to spoil after writing.
 
@@ -84,6 +109,8 @@ class Plan:
     reference_limit : `float`
         Faintest G of the reference catalogue.
     faults : `tuple` [`Fault`, ...]
+    sources : `tuple` [`PlannedSource`, ...]
+        In exposures of InstCal files only.
     """
 
     exposures: tuple[PlannedExposure, ...] = (
@@ -110,6 +137,7 @@ class Plan:
     bad_pixels: int = 40
     reference_limit: float = 21.0
     faults: tuple[Fault, ...] = ()
+    sources: tuple[PlannedSource, ...] = ()
 
     @classmethod
     def of_nights(

@@ -50,8 +50,9 @@ class Truth:
         id, ra, dec, radius (half-light, arcsec), sersic, axis_ratio, angle (degrees), flux_<band> (nJy),
         detector.
     transients : `astropy.table.Table`
-        One row per transient and science exposure in which it shines: id, kind (``transient``, or
-        ``variable`` for the change of a variable star against its mean), visit, detector, band, ra, dec, x, y
+        One row per transient and science exposure in which it shines: id, kind (``transient``,
+        ``variable`` for the change of a variable star against its mean, or that of a planned source, which
+        has rows in all exposures), visit, detector, band, ra, dec, x, y
         (zero-based pixels), flux (nJy), snr (expected, PSF-fitted on the difference with an unconvolved mean
         template), snr_science (on the science image alone), galaxy (id of the one it is near, or -1).
     exposures : `astropy.table.Table`

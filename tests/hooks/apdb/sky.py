@@ -65,6 +65,8 @@ def sources(visit, detector):
             "dec": dec + rng.normal(0, 0.1, n) * ARCSEC,
             "raErr": np.full(n, 0.1 * ARCSEC),
             "decErr": np.full(n, 0.1 * ARCSEC),
+            "ra_dec_Cov": np.full(n, 0.3 * (0.1 * ARCSEC) ** 2),
+            "psfLnL": np.full(n, -1234.5),
             "x": rng.uniform(0, 2000, n),
             "y": rng.uniform(0, 4000, n),
             "psfFlux": flux,

@@ -67,6 +67,11 @@ def test_three_nights_give_the_planted_objects_and_light_curves(hook, apdb):
     assert star["diaObjectId"] == 1001 * 1000 + 100  # the id of its first source
     assert star["separation"] < 0.3
     assert star["raErr"] == pytest.approx(0.1 * ARCSEC / 3**0.5, rel=1e-5)
+    assert star["ra_dec_Cov"] == pytest.approx(0.3 * (0.1 * ARCSEC) ** 2 / 3, rel=1e-5)
+    with hook.opened(NAME) as opened:
+        stored = opened.rows("DiaSource")
+    assert {row["psfLnL"] for row in stored} == {-1234.5}
+    assert [row["ra_dec_Cov"] for row in stored] == pytest.approx([0.3 * (0.1 * ARCSEC) ** 2] * 5, abs=1e-14)
     fluxes = [5000.0, -3000.0, 8000.0]
     assert star["z_psfFluxNdata"] == 3
     assert star["r_psfFluxNdata"] == 0
