@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.means import Means, add, divide
 from tololo.reduction.kernels.order import CHUNK, median_variance_factor, network
 from tololo.reduction.kernels.outliers import excesses, may_be_far, screen
 
@@ -28,6 +29,8 @@ def clip(
     psf_allowance: float = PSF_ALLOWANCE,
     tolerance: NDArray[np.float32] | None = None,
     rows: slice = slice(None),
+    means: Means | None = None,
+    skip: int = 0,
 ) -> NDArray[np.uint64]:
     """Find the inputs that disagree with the others, as `tololo.reduction.kernels.stack.stack` says it.
 
@@ -43,6 +46,10 @@ def clip(
         Variance by which inputs may differ beyond their noise.
     rows : `slice`
         Which rows of the planes are looked at, without a step; ``tolerance`` and the result have only these.
+    means : `~tololo.reduction.kernels.means.Means`, optional
+        Is filled with the mean of all inputs, rejected or not, while they are in the cache.
+    skip : `int`
+        How many of the rows come before the first of ``means``.
 
     Returns
     -------
@@ -66,9 +73,24 @@ def clip(
         factors,
         n_sigma,
         psf_allowance,
+        _nowhere() if means is None else means,
+        skip,
         rejected,
     )
     return rejected
+
+
+def _nowhere() -> Means:
+    """Return a mean of no rows."""
+    nothing = np.zeros((0, 0), np.float32)
+    return Means(
+        np.zeros((0, 0, 0), np.int32),
+        np.zeros(0),
+        nothing,
+        nothing,
+        np.zeros((0, 0), np.int16),
+        np.zeros((0, 0), np.int32),
+    )
 
 
 def disagreeing(
@@ -116,6 +138,8 @@ def _clip(
     factors: NDArray[np.float32],
     n_sigma: float,
     allowance: float,
+    means: Means,
+    skip: int,
     rejected: NDArray[np.uint64],
 ) -> None:
     """Fill ``rejected`` row by row, so that what is looked at twice is still in the cache."""
@@ -125,6 +149,7 @@ def _clip(
     rows = np.empty((2, 2, n, nx + PAD), np.float32)
     bounds = np.empty((2, 4, nx), np.float32)
     suspect, places = np.empty(nx, np.bool_), np.empty(nx, np.int64)
+    sums = np.empty((4, CHUNK), np.float32)
     for y in range(ny + 1):
         if y < ny:
             own, source, spare = rows[y % 2, 0], rows[y % 2, 1], tolerance[y]
@@ -134,6 +159,15 @@ def _clip(
             for first in range(0, nx, CHUNK):
                 here = suspect[first : first + CHUNK]
                 screen(own, source, spare, first, factors, n_sigma, allowance, bounds[y % 2], here)
+                if skip <= y < skip + means.image.shape[0]:
+                    last = first + here.size
+                    flags = means.mask[y - skip, first:last]
+                    sums[:], flags[:] = np.float32(0.0), 0
+                    for p in range(n):
+                        w, found = np.float32(means.weights[p]), means.bits[p, top + y, first:last]
+                        add(own[p, first:last], source[p, first:last], found, w, sums, flags)
+                    image, variance = means.image[y - skip, first:last], means.variance[y - skip, first:last]
+                    divide(sums, image, variance, means.n_used[y - skip, first:last])
             number = 0
             for x in range(nx):
                 if suspect[x]:

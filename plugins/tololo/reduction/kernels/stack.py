@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from tololo.facility.errors import BadInputError
 from tololo.reduction.kernels.clipping import PSF_ALLOWANCE, bands, clip
 from tololo.reduction.kernels.compiled import compiled
+from tololo.reduction.kernels.means import Means, add, divide
 from tololo.reduction.kernels.order import CHUNK, median_variance_factor, network, sort_chunk
-
-PIECE = 512
-"""Columns of which sums are made side by side; the sums stay in the first-level cache."""
 
 Method = Literal["mean", "median", "meanclip", "min"]
 
@@ -140,12 +138,13 @@ def stack(
             _minimum(values, noise, bits, top, *out)
         elif method == "median":
             _median(values, noise, bits, top, network(n), factors, *out)
-        else:
+        elif method == "mean":
             _mean(values, noise, bits, top, share, *out)
-        if method == "meanclip":
+        else:
             low = rows.start - inner.start
             spare = None if tolerance is None else tolerance[low : low + lines.stop - lines.start]
-            rejected = clip(values, noise, n_sigma, psf_allowance, spare, lines)[inner]
+            means = Means(bits, share, *out)
+            rejected = clip(values, noise, n_sigma, psf_allowance, spare, lines, means, inner.start)[inner]
             _leave_out(rejected, values, noise, bits, top, share, clipped_bit, *out, clipped)
     return Stacked(image, variance, n_used, mask, clipped)
 
@@ -272,39 +271,18 @@ def _mean(
     n_used: NDArray[np.int16],
     mask: NDArray[Any],
 ) -> None:
-    """Weighted mean of the usable values, of as many rows as are asked for, from row ``top``.
-
-    Short loops, each over few arrays, are what the compiler turns into vector instructions.
-    """
+    """Weighted mean of the usable values, of as many rows as are asked for, from row ``top``."""
     nx = values.shape[2]
-    total = np.empty(PIECE, np.float32)
-    weight = np.empty(PIECE, np.float32)
-    spread = np.empty(PIECE, np.float32)
-    number = np.empty(PIECE, np.float32)
-    zero, one = np.float32(0.0), np.float32(1.0)
+    sums = np.empty((4, CHUNK), np.float32)
     for y in range(image.shape[0]):
-        for first in range(0, nx, PIECE):
-            last = min(nx, first + PIECE)
+        for first in range(0, nx, CHUNK):
+            last = min(nx, first + CHUNK)
             flags = mask[y, first:last]
-            total[:], weight[:], spread[:], number[:], flags[:] = zero, zero, zero, zero, 0
+            sums[:], flags[:] = np.float32(0.0), 0
             for p in range(values.shape[0]):
                 own, source = values[p, top + y, first:last], noise[p, top + y, first:last]
-                found, w = bits[p, top + y, first:last], np.float32(weights[p])
-                for x in range(last - first):
-                    usable = (own[x] - own[x]) + (source[x] - source[x]) == zero
-                    total[x] += w * own[x] if usable else zero
-                    spread[x] += w * w * source[x] if usable else zero
-                for x in range(last - first):
-                    usable = (own[x] - own[x]) + (source[x] - source[x]) == zero
-                    weight[x] += w if usable else zero
-                    number[x] += one if usable else zero
-                for x in range(last - first):
-                    usable = (own[x] - own[x]) + (source[x] - source[x]) == zero
-                    flags[x] |= found[x] if usable else 0
-            for x in range(last - first):  # without any it is 0 / 0: not a number
-                image[y, first + x] = total[x] / weight[x]
-                variance[y, first + x] = spread[x] / (weight[x] * weight[x])
-                n_used[y, first + x] = number[x]
+                add(own, source, bits[p, top + y, first:last], np.float32(weights[p]), sums, flags)
+            divide(sums, image[y, first:last], variance[y, first:last], n_used[y, first:last])
 
 
 @compiled
