@@ -73,7 +73,8 @@ class PhotometryConfig:
     """How a dataset is measured.
 
     ``aperture_arcsec`` is the radius of the aperture; ``reference_image`` the frame that defines the stars,
-    the first good one where empty; ``reference_catalog`` a table of reference stars, the facility's where empty.
+    the first good one where empty; ``reference_catalog`` a table of reference stars, the facility's where
+    empty.
     """
 
     aperture_arcsec: float
