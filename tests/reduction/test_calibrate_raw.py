@@ -50,7 +50,8 @@ def calibrate(
 @pytest.fixture(scope="module")
 def pairs(field: RawField, calibrated: CalibratedDetector) -> tuple[Table, NDArray[np.int64]]:
     """Bright clean stars of the table, and their rows in the truth."""
-    stars = calibrated.stars[(calibrated.stars["snr"] > 100) & ~calibrated.stars["flags"]]
+    found = calibrated.stars
+    stars = found[(found["snr"] > 100) & ~found["flags"] & ~found["blended"]]
     distance, row = cKDTree(np.column_stack([field.x, field.y])).query(
         np.column_stack([stars["x"], stars["y"]])
     )

@@ -130,7 +130,7 @@ def test_progress_and_result_of_a_task_that_has_none(server: Answers) -> None:
 
 
 def test_the_error_that_ended_a_task_is_found_in_its_log(server: Answers) -> None:
-    path = "dags/a/dagRuns/r/taskInstances/t/logs/1?full_content=true"
+    path = "dags/a/dagRuns/r/taskInstances/t/logs/1?full_content=true&map_index=-1"
     detail = [{"exc_type": "AirflowFailException", "exc_value": "There is no template"}]
     server.say(path, (200, {"content": [{"event": "working"}, {"event": "failed", "error_detail": detail}]}))
     assert client(server).last_lines("a", "r", "t", 1) == "AirflowFailException: There is no template"
