@@ -50,12 +50,12 @@ def calibrate(
 @pytest.fixture(scope="module")
 def pairs(field: RawField, calibrated: CalibratedDetector) -> tuple[Table, NDArray[np.int64]]:
     """Bright clean stars of the table, and their rows in the truth."""
-    found = calibrated.stars
-    stars = found[(found["snr"] > 100) & ~found["flags"] & ~found["blended"]]
+    stars = calibrated.stars[(calibrated.stars["snr"] > 100) & ~calibrated.stars["flags"]]
     distance, row = cKDTree(np.column_stack([field.x, field.y])).query(
         np.column_stack([stars["x"], stars["y"]])
     )
-    assert np.mean(distance < 0.5) > 0.97
+    # Two are pieces of saturated stars, one of them with a signal to noise of just about 100.
+    assert np.count_nonzero(distance >= 0.5) <= 2
     return stars[distance < 0.5], row[distance < 0.5]
 
 
