@@ -208,6 +208,7 @@ def test_a_dry_run_touches_nothing(plain: Run, repository: Path) -> None:
     assert rows() == before
 
 
+@pytest.mark.long
 def test_a_night_is_withdrawn_and_comes_back_as_it_was(plain: Run) -> None:
     before = rows()
     taken = Run(SPARE, "apdb_nights", action="withdraw")

@@ -149,6 +149,7 @@ def test_a_step_that_is_not_asked_for_is_skipped(night: Run, truth: RawTruth) ->
     assert {run.states[task] for task in ("flat", "certify_flat", "visits")} == {"skipped"}
 
 
+@pytest.mark.long
 def test_filters_leave_out_what_is_of_others(night: Run, truth: RawTruth) -> None:
     assert night.state == "success"
     run = Run(truth, NIGHT, filters=["z"])

@@ -33,6 +33,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.long
 def test_one_core_is_one_job_at_a_time_and_failures_are_recorded_and_final(tmp_path: Path) -> None:
     make_drill_repository(tmp_path / "repository", detectors=4)
     faults = write_faults(tmp_path / "faults.json", kill=[2], sleep={"3": 3, "4": 3}, **{"raise": [1]})
