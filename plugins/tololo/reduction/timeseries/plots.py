@@ -136,7 +136,7 @@ def plot_scatter(series: Series, title: str) -> Figure:
     band = series.measurements[0].facts["filter"]
     axes.set_xlabel(f"{band} (mag)", color=INK)
     axes.set_ylabel(f"scatter over {len(series.measurements)} frames (mmag)", color=INK)
-    axes.legend(frameon=False, labelcolor=INK, loc="upper left")
+    axes.legend(frameon=False, labelcolor=INK, loc="lower right")
     _tidy(axes)
     return figure
 
