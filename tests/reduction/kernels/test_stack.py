@@ -66,6 +66,25 @@ def test_minimum_takes_variance_and_mask_from_where_it_took_the_value():
 
 
 @pytest.mark.parametrize("method", ["mean", "median", "meanclip", "min"])
+def test_one_input_is_its_own_stack(method):
+    images, variances, masks = inputs(1, sigma=[2.0])
+    masks[:] = np.arange(SIDE, dtype=np.int32)
+    images[0, 10:20], variances[0, 30:40] = np.nan, np.inf
+    given = np.ones((SIDE, 1), bool)
+    given[10:20], given[30:40] = False, False
+    # What a result has to overwrite is seldom zero.
+    for _ in range(3):
+        scrap = [np.full((SIDE, SIDE), 7, kind) for kind in (np.float32, np.float32, np.int16, np.int32)]
+        del scrap
+        out = stack(images, variances, masks, [3.0], method, clipped_bit=1024)
+        np.testing.assert_allclose(out.image, np.where(given, images[0], np.nan), rtol=1e-6)
+        np.testing.assert_allclose(out.variance, np.where(given, variances[0], np.nan), rtol=1e-6)
+        np.testing.assert_array_equal(out.mask, np.where(given, masks[0], 0))
+        np.testing.assert_array_equal(out.n_used, np.where(given, 1, 0) * np.ones_like(masks[0]))
+        assert out.clipped.tolist() == [0]
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "meanclip", "min"])
 def test_pixels_without_data_are_not_used(method):
     images, variances, masks = inputs(3)
     masks[0] = 4

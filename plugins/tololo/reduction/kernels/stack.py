@@ -138,7 +138,7 @@ def stack(
             _minimum(values, noise, bits, top, *out)
         elif method == "median":
             _median(values, noise, bits, top, network(n), factors, *out)
-        elif method == "mean":
+        elif method == "mean" or n == 1:
             _mean(values, noise, bits, top, share, *out)
         else:
             low = rows.start - inner.start
