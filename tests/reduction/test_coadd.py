@@ -10,12 +10,12 @@ from lsst.images import VisitImage
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.coadd import combine
-from tololo.reduction.coadd_input import CoaddInput
-from tololo.reduction.formats.images import Planes, planes_of
+from tololo.reduction.coadd_input import CoaddInput, strongest
+from tololo.reduction.formats.images import Planes, patch_cells, planes_of
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.kernels.photometry import aperture_photometry
 from tololo.reduction.kernels.psf import half_maximum_width
-from tololo.reduction.patch_warp import to_cell_coadd, warp_visit
+from tololo.reduction.patch_warp import PSF_SIZE, to_cell_coadd, warp_visit
 from tololo.reduction.template import bring_template
 
 from .chain import NAME, Simulation, robust_scatter
@@ -160,3 +160,29 @@ def test_an_image_elsewhere_makes_no_warp(simulation: Simulation, patch) -> None
 def test_an_unknown_method_is_refused(pure_noise, patch) -> None:
     with pytest.raises(BadInputError, match="Unknown stacking method 'average'"):
         combine(pure_noise, patch, "average")  # type: ignore[arg-type]
+
+
+def test_of_too_many_visits_those_that_add_most_are_combined(patch) -> None:
+    cells, (x0, y0, _, _) = patch_cells(patch).cell_shape, patch.outer
+    offset = np.arange(PSF_SIZE) - PSF_SIZE // 2
+
+    def warp_of(visit: int, noise: float, fwhm: float, covered: int) -> CoaddInput:
+        image = np.full((cells.y, cells.x), np.nan, np.float32)
+        image[:covered] = visit
+        psf = np.exp(-0.5 * (offset**2 + offset[:, None] ** 2) / (fwhm / 2.3548) ** 2)
+        planes = Planes(image, np.full_like(image, noise**2), np.zeros(image.shape, np.int32), x0, y0)
+        return CoaddInput(visit, planes, (psf / psf.sum())[None, None])
+
+    usual = [warp_of(visit, 10.0, 4.0, 200) for visit in range(100, 163)]
+    others = [warp_of(1, 20.0, 4.0, 200), warp_of(2, 10.0, 9.0, 200), warp_of(3, 10.0, 4.0, 2)]
+    empty, best = warp_of(4, 10.0, 4.0, 0), warp_of(5, 5.0, 4.0, 200)
+    unknown = warp_of(6, 10.0, 4.0, 200)
+    unknown.psfs[:] = np.nan
+    given = [*others, empty, unknown, *usual, best]
+    with pytest.raises(BadInputError, match="68 images"):
+        combine([item for item in given if item is not empty], patch, "mean")
+    chosen, left_out = strongest(iter(given))
+    assert [item.visit for item in chosen] == [*range(100, 163), 5]
+    assert left_out == [1, 2, 3, 6]
+    assert combine(chosen, patch, "mean", compare_warps=False).depth.max() == 64
+    assert strongest(given[:4]) == (others, [])

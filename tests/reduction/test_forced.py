@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tololo.reduction.forced import ForcedImages
+from tololo.reduction.formats.images import planes_of
+from tololo.reduction.formats.masks import BIT
+from tololo.reduction.tasks.difference_detector import DifferenceDetectorConfig, DifferenceDetectorTask
 
 from .chain import Simulation
 
@@ -70,3 +73,33 @@ def test_positions_off_the_image_are_flagged_and_have_no_flux(simulation: Simula
     assert table["flags"].tolist()[:2] == [True, True]
     far = images(simulation).measure([(float(ra[0]) + 180) % 360], [-float(dec[0])])
     assert not far["on_image"][0]
+
+
+def test_light_that_a_bad_pixel_has_spoiled_is_not_measured(simulation: Simulation) -> None:
+    n, subtracted = next(
+        (n, item)
+        for n, item in enumerate(simulation.differences)
+        if item.image.metadata["CONVOLVED"] == "science"
+    )
+    planted = simulation.planted(subtracted.science.key)
+    measured = images(simulation, n).measure(planted["ra"], planted["dec"])
+    planted = planted[(np.asarray(planted["snr"]) > 20) & ~np.asarray(measured["flags"])]
+    assert len(planted) >= 5
+    # A cosmic ray of four pixels beside the middle of each, which the kernel spreads over the rest.
+    science = subtracted.science.image.copy()
+    hit = np.zeros(science.image.array.shape, bool)
+    for k, row in enumerate(planted):
+        x, y = round(row["x"]) + (1, 3)[k % 2], round(row["y"])
+        hit[y : y + 2, x : x + 2] = True
+    science.image.array[hit] += 1e5
+    science.mask.set("COSMIC_RAY", hit | science.mask.get("COSMIC_RAY"))
+    task = DifferenceDetectorTask(config=DifferenceDetectorConfig())
+    coadds = simulation.chain.coadds(simulation.template_visits, science)
+    difference = task.subtract(science, subtracted.science.stars, coadds, "a detector")["difference"]
+    bits = planes_of(difference).bits
+    assert np.count_nonzero(bits & BIT["SPOILED"]) > 2 * np.count_nonzero(hit)
+    table = ForcedImages.of(difference, science).measure(planted["ra"], planted["dec"])
+    usable = ~np.asarray(table["flags"])
+    assert 0 < np.count_nonzero(usable) < len(planted)
+    ratio = np.asarray(table["psfFlux"] / planted["flux"])[usable]
+    assert (np.abs(ratio - 1) < 0.25).all()

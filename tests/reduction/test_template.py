@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+from astropy.wcs import WCS
+from lsst.images import Box, DetectorFrame, SkyProjection
 
 from tololo.facility.errors import NothingToDoError
 from tololo.reduction.coadd_input import cell_psfs
 from tololo.reduction.difference import DifferenceSettings, difference
-from tololo.reduction.formats.images import cell_coadd, planes_of
+from tololo.reduction.formats.images import Planes, cell_coadd, patch_cells, planes_of, snap_to_cells
+from tololo.reduction.formats.projection import pixel_to_sky
 from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.kernels.covariance import measured_covariance
 from tololo.reduction.kernels.subtraction import subtract
+from tololo.reduction.patch_warp import PSF_SIZE
 from tololo.reduction.template import DetectorTemplate, bring_template
 
-from .chain import NAME, Detector, Simulation
+from .chain import NAME, SKYMAP, Detector, Simulation
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +123,47 @@ def test_patches_elsewhere_bring_nothing(simulation: Simulation, science: Detect
     assert whole is not None
     covered = [part.coverage for part in parts if part is not None]
     assert max(covered) <= whole.coverage <= sum(covered) + 1e-9
+
+
+def test_where_two_patches_meet_the_template_is_as_elsewhere() -> None:
+    tract = SKYMAP[9000]
+    first = tract.patch(60)
+    second = tract.patch(61)
+    seam, middle = first.outer[2], (first.outer[1] + first.outer[3]) // 2
+    random = np.random.default_rng(5)
+    stars = np.column_stack([seam + random.uniform(-4, 4, 12), middle + np.arange(-66, 66, 11.0)])
+
+    def sky(x, y):
+        squares = [(x - a) ** 2 + (y - b) ** 2 for a, b in stars]
+        return np.exp(-0.5 * np.array(squares) / 1.7**2).sum(axis=0)
+
+    coadds = []
+    for patch, wide in ((first, (seam - 400, seam)), (second, (second.outer[0], second.outer[0] + 400))):
+        x0, y0, x1, y1 = snap_to_cells(patch_cells(patch), (wide[0], middle - 150, wide[1], middle + 150))
+        y, x = np.mgrid[y0:y1, x0:x1]
+        image = sky(x, y).astype(np.float32)
+        planes = Planes(image, np.ones_like(image), np.zeros(image.shape, np.int32), x0, y0)
+        cells = patch_cells(patch).cell_shape
+        psfs = np.zeros(((y1 - y0) // cells.y, (x1 - x0) // cells.x, PSF_SIZE, PSF_SIZE))
+        psfs[..., PSF_SIZE // 2, PSF_SIZE // 2] = 1.0
+        metadata = {"VISITS": str(patch.id), "NIGHTS": "20190309"}
+        coadds.append((cell_coadd(planes, psfs, NAME, tract, patch, "r", metadata), patch))
+    # Most of the detector lies on the first patch.
+    shape = (160, 200)
+    wcs, turn, scale = WCS(naxis=2), np.radians(0.4), tract.pixel_scale / 3600
+    wcs.wcs.ctype, wcs.wcs.crpix = ["RA---TAN", "DEC--TAN"], [131.3, 80.6]
+    wcs.wcs.crval = [float(v[0]) for v in tract.pixel_to_sky(np.array([seam]), np.array([middle]))]
+    c, s = scale * np.cos(turn), scale * np.sin(turn)
+    wcs.wcs.cd = np.array([[-c, s], [s, c]])
+    frame = DetectorFrame(instrument="DECam", visit=1, detector=1, bbox=Box.from_shape(shape))
+    projection = SkyProjection.from_fits_wcs(wcs, frame)
+    science: Any = SimpleNamespace(image=SimpleNamespace(array=np.zeros(shape)), sky_projection=projection)
+    template = bring_template(science, coadds)
+    assert template is not None
+    assert template.coverage == 1.0
+    assert template.visits == [first.id, second.id]
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    tx, ty = tract.sky_to_pixel(*(v.reshape(shape) for v in pixel_to_sky(projection, x.ravel(), y.ravel())))
+    assert (tx < seam - 60).any()
+    assert (tx > seam + 40).any()
+    np.testing.assert_allclose(template.planes.image, sky(tx, ty), atol=0.01)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.images import Planes, planes_of
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.kernels.psf import half_maximum_width
+from tololo.reduction.kernels.stack import MOST_INPUTS
 from tololo.reduction.patch_warp import PSF_SIZE
 
 
@@ -69,6 +70,36 @@ class CoaddInput:
         """FWHM of the median PSF in pixels; NaN where it is not known."""
         psf = self.psf
         return float("nan") if psf is None else half_maximum_width(psf)
+
+
+def strongest(inputs: Iterable[CoaddInput], most: int = MOST_INPUTS) -> tuple[list[CoaddInput], list[int]]:
+    """Choose the warps that a coadd is made of, and hold no more of them at a time.
+
+    Parameters
+    ----------
+    inputs : iterable of `CoaddInput`
+        Those without a good pixel are dropped.
+    most : `int`
+        How many can be combined.
+
+    Returns
+    -------
+    chosen : `list` [`CoaddInput`]
+        Those that add most to what a coadd knows of point sources, over all the pixels that they cover.
+    left_out : `list` [`int`]
+        The other visits, in order.
+    """
+    chosen: list[tuple[float, CoaddInput]] = []
+    left_out = []
+    for item in inputs:
+        if not item.weight > 0:
+            continue
+        strength = np.count_nonzero(~item.planes.bad) * item.weight / item.fwhm**2
+        chosen.append((0.0 if np.isnan(strength) else float(strength), item))
+        if len(chosen) > most:
+            least = min(range(len(chosen)), key=lambda n: chosen[n][0])
+            left_out.append(chosen.pop(least)[1].visit)
+    return [item for _, item in chosen], sorted(left_out)
 
 
 def cell_psfs(coadd: CellCoadd, grid: CellGrid, planes: Planes) -> NDArray[np.float64]:

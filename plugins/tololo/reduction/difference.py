@@ -148,6 +148,8 @@ def difference(
     )
     model = settings.model
     columns["reliability"] = reliability_by_hand(columns) if model is None else model.apply(columns)
+    # What is forced on the difference later knows of these pixels by the mask alone; they hold no light.
+    bits[result.bad] |= BIT["SPOILED"]
     version = BY_HAND if model is None else model.version
     columns["reliabilityVersion"] = np.full(len(columns["x"]), version)
     return Difference(

@@ -16,6 +16,13 @@ from tololo.reduction.formats.psfs import from_piff
 from tololo.reduction.kernels.photometry import forced_psf_photometry
 from tololo.reduction.kernels.psf import PixelPsf
 
+LEAST_GOOD, LEAST_GOOD_DIFFERENCE = 0.5, 0.7
+"""Part of a star's light that has to lie on good pixels of the visit image, and of the difference.
+
+Beside bad pixels the noise of a difference is whitened without what they hide, and light is 10 to 50 % off
+where more of it is missing; a detection's own limit is the same.
+"""
+
 
 @dataclass
 class ForcedImages:
@@ -57,8 +64,10 @@ class ForcedImages:
         )
         ny, nx = self.difference.image.shape
         inside = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
-        flux, error, bad = self._fluxes(self.difference, self.difference_psf, x, y, inside)
-        science, science_error, _ = self._fluxes(self.science, self.science_psf, x, y, inside)
+        flux, error, bad = self._fluxes(
+            self.difference, self.difference_psf, x, y, inside, LEAST_GOOD_DIFFERENCE
+        )
+        science, science_error, _ = self._fluxes(self.science, self.science_psf, x, y, inside, LEAST_GOOD)
         return Table(
             {
                 "x": x,
@@ -79,13 +88,13 @@ class ForcedImages:
         x: NDArray[np.float64],
         y: NDArray[np.float64],
         inside: NDArray[np.bool_],
+        least_good: float,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         flux, error = np.full(x.size, np.nan), np.full(x.size, np.nan)
         bad = np.ones(x.size, bool)
         if inside.any():
             fit = forced_psf_photometry(planes.image, planes.variance, planes.bad, psf, x[inside], y[inside])
-            # Less than half of the star on good pixels is no measurement.
-            usable = np.isfinite(fit["flux_err"]) & (fit["good_fraction"] > 0.5)
+            usable = np.isfinite(fit["flux_err"]) & (fit["good_fraction"] > least_good)
             flux[inside] = np.where(usable, fit["flux"], np.nan)
             error[inside] = np.where(usable, fit["flux_err"], np.nan)
             bad[inside] = ~usable

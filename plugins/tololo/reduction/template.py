@@ -18,6 +18,7 @@ from tololo.reduction.formats.tract import Patch
 from tololo.reduction.kernels.covariance import measured_covariance, resampled_covariance
 from tololo.reduction.kernels.matching import polynomial
 from tololo.reduction.kernels.psf import PixelPsf, half_maximum_width
+from tololo.reduction.kernels.warp import beside
 from tololo.reduction.patch_warp import detector_to_tract, jacobian_at, resample, warp_psf
 
 NODE_STEP = 64
@@ -25,6 +26,10 @@ NODE_STEP = 64
 
 PSF_CELLS = 16
 """Cells of a patch, spread over what it has near the detector, that make the PSF there."""
+
+SEAM, WHOLE = 3, 0.999
+"""Pixels from the edge of a patch within which a kernel reaches beyond it; there another patch has the word
+that has this part of the kernel."""
 
 CELLS_OF_ORDER = {2: 12, 1: 5}
 """Cells needed for a PSF that varies over the detector with so high an order."""
@@ -49,8 +54,8 @@ class DetectorTemplate:
 def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]]) -> DetectorTemplate | None:
     """Resample the patches of a template onto a detector; `None` if no pixel of it is covered.
 
-    Where patches overlap, the one that reaches most of the detector has the word; within a tract they hold
-    the same pixels.
+    Where patches overlap, the one that reaches most of the detector has the word, but for its very edge;
+    within a tract they hold the same pixels.
 
     Parameters
     ----------
@@ -87,7 +92,10 @@ def bring_template(science: VisitImage, coadds: Sequence[tuple[CellCoadd, Patch]
 
         result, area = resample(source, transform, (y1 - y0, x1 - x0))
         view = np.s_[y0:y1, x0:x1]
-        fresh = np.isfinite(result.image) & ~np.isfinite(planes.image[view])
+        wanted = ~np.isfinite(planes.image[view])
+        if scales:
+            wanted |= beside(wanted, SEAM) & (result.coverage > WHOLE)
+        fresh = np.isfinite(result.image) & wanted
         if not fresh.any():
             continue
         np.copyto(planes.image[view], result.image, where=fresh)
@@ -145,13 +153,18 @@ def _area(box: tuple[int, int, int, int]) -> int:
 
 
 def _still_empty(planes: Planes, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """Return the part of a box that holds all its pixels without data."""
+    """Return the part of a box that holds all its pixels without data, and those beside them."""
     x0, y0, x1, y1 = box
     empty = ~np.isfinite(planes.image[y0:y1, x0:x1])
     rows, columns = np.flatnonzero(empty.any(axis=1)), np.flatnonzero(empty.any(axis=0))
     if not rows.size:
         return 0, 0, 0, 0
-    return x0 + int(columns[0]), y0 + int(rows[0]), x0 + int(columns[-1]) + 1, y0 + int(rows[-1]) + 1
+    return (
+        max(x0, x0 + int(columns[0]) - SEAM),
+        max(y0, y0 + int(rows[0]) - SEAM),
+        min(x1, x0 + int(columns[-1]) + 1 + SEAM),
+        min(y1, y0 + int(rows[-1]) + 1 + SEAM),
+    )
 
 
 def _nodes(length: int) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from tololo.reduction.coadd_input import cell_psfs
 from tololo.reduction.formats.images import Planes, VisitContext, patch_cells, planes_of, snap_to_cells
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.psfs import from_piff
+from tololo.reduction.formats.tract import Tract
 
 KEY = (840004, 28)
 
@@ -109,3 +110,15 @@ def test_what_is_bad() -> None:
     image[0, 0], variance[0, 1], variance[0, 2] = np.nan, 0, np.inf
     bits[0, 3], bits[1, 0] = BIT["SATURATED"], BIT["SUSPECT"]
     assert Planes(image, variance, bits).bad.tolist() == [[True] * 4, [False] * 4]
+
+
+@pytest.mark.parametrize(
+    ("length", "cell"),
+    [(2200, 220), (2100, 210), (4000, 250), (40, 40), (1124, 281), (4196, 1049), (4099, 4099)],
+)
+def test_cells_fill_a_patch_of_any_size_and_are_not_too_small(length: int, cell: int) -> None:
+    # 1024 and 4096 pixels with a border of 100 make such patches at the edge of a tract.
+    tract = Tract(1, 10.0, -20.0, 0.5, 0.0, 0.263, (length, 2000), 0)
+    grid = patch_cells(tract.patch(0))
+    assert (grid.cell_shape.x, grid.cell_shape.y) == (cell, 250)
+    assert grid.bbox.x.size % grid.cell_shape.x == 0

@@ -37,7 +37,7 @@ def test_planes_go_by_name_in_a_foreign_mask() -> None:
 def test_what_is_suspect_is_still_measured() -> None:
     for name in ("SUSPECT", "CLIPPED", "INEXACT_PSF", "DETECTED", "SATURATED_TEMPLATE"):
         assert UNUSABLE & BIT[name] == 0
-    for name in ("BAD", "SATURATED", "COSMIC_RAY", "NO_DATA", "STREAK"):
+    for name in ("BAD", "SATURATED", "COSMIC_RAY", "NO_DATA", "STREAK", "SPOILED"):
         assert UNUSABLE & BIT[name]
 
 

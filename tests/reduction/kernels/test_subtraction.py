@@ -7,8 +7,9 @@ from scipy.signal import convolve2d
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.kernels.convolution import convolve_blocks, pad, trim
 from tololo.reduction.kernels.decorrelation import Noise, whiten
+from tololo.reduction.kernels.difference_background import score_scatter
 from tololo.reduction.kernels.psf import PixelPsf
-from tololo.reduction.kernels.subtraction import subtract
+from tololo.reduction.kernels.subtraction import moffat_psf, subtract
 
 from .difference_pair import make_pair, moffat
 from .real_epochs import load, template_of
@@ -334,3 +335,8 @@ def test_real_epochs_leave_the_noise_that_is_expected(band, method):
     assert result.flux_ratio == pytest.approx(1.0, abs=0.08)
     z = np.abs(result.difference / np.sqrt(result.variance))[~result.bad]
     assert np.count_nonzero(z > 5) < 124  # the worst that hotpants does on these cutouts
+
+
+def test_an_image_narrower_than_the_psf_has_no_score():
+    planes = np.zeros((20, 257), np.float32), np.ones((20, 257), np.float32), np.zeros((20, 257), bool)
+    assert np.isnan(score_scatter(*planes, moffat_psf(7.0)))

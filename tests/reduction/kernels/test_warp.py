@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tololo.facility.errors import BadInputError
-from tololo.reduction.kernels.warp import area_ratio, grid_of, warp
+from tololo.reduction.kernels.warp import area_ratio, beside, grid_of, warp
 
 from .difference_pair import moffat
 
@@ -168,3 +169,10 @@ def test_only_the_part_that_is_reached_is_looked_at():
     np.testing.assert_array_equal(part.mask_bits, whole.mask_bits[80:180, 100:220])
     far = resample(image, lambda x, y: (x + 5000, y), (50, 50))
     assert np.isnan(far.image).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (60, 129)])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 1.0])
+def test_what_lies_beside_a_mask_is_as_a_square_dilates_it(shape, share):
+    mask = np.random.default_rng(7).random(shape) < share
+    np.testing.assert_array_equal(beside(mask, 3), ndimage.binary_dilation(mask, np.ones((7, 7))))

@@ -44,8 +44,8 @@ from tololo.reduction.formats.tract import Patch, Tract
 from tololo.reduction.instrument.detectors import detector_geometry
 from tololo.reduction.kernels.psf import PixelPsf
 
-LARGEST_CELL = 256
-"""Pixels; a patch is cut into cells of at most this size, and the PSF of a coadd is one image for each."""
+LEAST_CELL, LARGEST_CELL = 64, 256
+"""Pixels; a patch is cut into cells of such sizes, and the PSF of a coadd is one image for each."""
 
 
 @dataclass
@@ -186,14 +186,19 @@ def tract_projection(skymap: str, tract: Tract) -> SkyProjection[TractFrame]:
 
 
 def patch_cells(patch: Patch) -> CellGrid:
-    """Cut a patch into square-ish cells of at most `LARGEST_CELL` pixels that fill it exactly."""
+    """Cut a patch into square-ish cells of at most `LARGEST_CELL` pixels that fill it exactly.
+
+    Where a side has no divisor from `LEAST_CELL` to that, the cells are larger: a PSF for every few pixels of
+    the patch would take far more room than the patch itself.
+    """
     x0, y0, x1, y1 = patch.outer
     shape = YX(y=_cell_size(y1 - y0), x=_cell_size(x1 - x0))
     return CellGrid(bbox=Box.factory[y0:y1, x0:x1], cell_shape=shape)
 
 
 def _cell_size(length: int) -> int:
-    return max(size for size in range(1, min(length, LARGEST_CELL) + 1) if length % size == 0)
+    sizes = [size for size in range(min(LEAST_CELL, length), length + 1) if length % size == 0]
+    return max((size for size in sizes if size <= LARGEST_CELL), default=sizes[0])
 
 
 def snap_to_cells(grid: CellGrid, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

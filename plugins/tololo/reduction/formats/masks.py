@@ -24,13 +24,14 @@ PLANES = (
     MaskPlane("DETECTED_NEGATIVE", "Pixel was part of a detected source with negative flux."),
     MaskPlane("SATURATED_TEMPLATE", "Template pixel was saturated."),
     MaskPlane("INEXACT_PSF", "Fewer visits contribute here than around it, so that the PSF is another."),
+    MaskPlane("SPOILED", "A bad pixel of the science image or of the template reaches the difference here."),
 )
 """The planes in bit order; the names are those of LSST's visit and difference images where it has one."""
 
 BIT = {plane.name: 1 << i for i, plane in enumerate(PLANES)}
 """Value of each plane's bit."""
 
-UNUSABLE = BIT["BAD"] | BIT["SATURATED"] | BIT["COSMIC_RAY"] | BIT["NO_DATA"] | BIT["STREAK"]
+UNUSABLE = BIT["BAD"] | BIT["SATURATED"] | BIT["COSMIC_RAY"] | BIT["NO_DATA"] | BIT["STREAK"] | BIT["SPOILED"]
 """Planes whose pixels are not to be measured (suspect ones may be: a transient is suspect to the archive)."""
 
 SCHEMA = MaskSchema(PLANES)

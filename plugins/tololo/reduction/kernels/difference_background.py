@@ -189,7 +189,7 @@ def _scores(
     """Return sum(p d) / sqrt(sum(p^2 v)) at every ``step``-th pixel of a box without bad pixels around."""
     size = kernel.shape[0]
     reach = size // 2
-    out = np.empty(((box[1] - box[0]) // step + 1) * ((box[3] - box[2]) // step + 1))
+    out = np.empty((max(0, box[1] - box[0]) // step + 1) * (max(0, box[3] - box[2]) // step + 1))
     n = 0
     for y in range(box[0], box[1], step):
         for x in range(box[2], box[3], step):

@@ -16,6 +16,9 @@ from tololo.reduction.kernels.order import CHUNK, median_variance_factor, networ
 
 Method = Literal["mean", "median", "meanclip", "min"]
 
+MOST_INPUTS = 64
+"""As many as a word has bits, in which the rejected ones are marked."""
+
 
 class Rows(Protocol):
     """A plane that is asked for some rows at a time: an array, or what computes them when it is asked."""
@@ -114,11 +117,11 @@ def stack(
             f"Unknown stacking method {method!r}", "method", f"use one of {', '.join(get_args(Method))}"
         )
     n = len(images)
-    if n == 0 or n > 64 or not n == len(variances) == len(masks):
+    if n == 0 or n > MOST_INPUTS or not n == len(variances) == len(masks):
         raise BadInputError(
             f"{n} images, {len(variances)} variances and {len(masks)} masks",
             "stack",
-            "give 1 to 64 inputs with all three planes each",
+            f"give 1 to {MOST_INPUTS} inputs with all three planes each",
         )
     shape = images[0].shape
     if any(p.shape != shape for planes in (images, variances, masks) for p in planes):

@@ -248,6 +248,34 @@ def _touched(
     return touched
 
 
+@compiled
+def beside(where: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Return the pixels of a mask and all within ``reach`` rows and columns of them.
+
+    Only where the mask changes from a pixel to the next there is anything to do.
+    """
+    ny, nx = where.shape
+    wide = where.copy()
+    for y in range(ny):
+        own, below = where[y], where[min(y + 1, ny - 1)]
+        for first in range(0, nx, RUN):
+            last, changes = min(nx, first + RUN), False
+            for x in range(first, last):
+                changes |= own[x] ^ below[x]
+            for x in range(first, min(last, nx - 1)):
+                changes |= own[x] ^ own[x + 1]
+            if not changes:
+                continue
+            for x in range(first, last):
+                if own[x] != below[x]:
+                    j = y if own[x] else y + 1
+                    wide[max(0, j - reach) : j + reach + 1, max(0, x - reach) : x + reach + 1] = True
+                if x + 1 < nx and own[x] != own[x + 1]:
+                    i = x if own[x] else x + 1
+                    wide[max(0, y - reach) : y + reach + 1, max(0, i - reach) : i + reach + 1] = True
+    return wide
+
+
 @compiled_fast
 def _add_row(
     plane: NDArray[np.float32],

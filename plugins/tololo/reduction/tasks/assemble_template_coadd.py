@@ -14,11 +14,12 @@ from lsst.pipe.base import connectionTypes as ct
 from tololo.facility.configuration import TEMPLATE_TYPES
 from tololo.facility.errors import BadInputError
 from tololo.reduction.coadd import Template, combine
-from tololo.reduction.coadd_input import CoaddInput
+from tololo.reduction.coadd_input import CoaddInput, strongest
 from tololo.reduction.formats.images import cell_coadd, tract_projection
 from tololo.reduction.formats.masks import BIT
 from tololo.reduction.formats.skymap import from_definition
 from tololo.reduction.formats.tract import Patch
+from tololo.reduction.kernels.stack import MOST_INPUTS
 
 
 class AssembleTemplateCoaddConnections(
@@ -98,10 +99,16 @@ class AssembleTemplateCoaddTask(pipe_base.PipelineTask):
         """Make one template."""
         data_id = outputRefs.coadd.dataId
         patch = from_definition(butlerQC.get(inputRefs.sky_map))[data_id["tract"]].patch(data_id["patch"])
-        inputs = [_read(handle) for handle in butlerQC.get(inputRefs.warps)]
-        inputs = [item for item in inputs if item.weight > 0]
+        inputs, too_many = strongest(_read(handle) for handle in butlerQC.get(inputRefs.warps))
         if not inputs:
             raise pipe_base.NoWorkFound("No warp of this patch has a good pixel")
+        if too_many:
+            self.log.warning(
+                "Only %d visits can be combined; those that add least are left out: %s. max_visits in the "
+                "selection leaves them out before they are warped",
+                MOST_INPUTS,
+                ", ".join(map(str, too_many)),
+            )
         template = combine(inputs, patch, self.config.method, compare_warps=self.config.compare_warps)
         metadata = self._metadata(template, patch)
         skymap, planes = data_id["skymap"], template.planes
