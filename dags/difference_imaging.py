@@ -127,7 +127,10 @@ with DAG(
     earlier = AwaitEarlierNightsOperator(task_id="earlier")
     apdb_lock = AcquireLockOperator(task_id="apdb_lock", locks=[APDB_LOCK], policy="if_run_ended")
     apdb = PrepareApdbOperator(
-        task_id="apdb", template_version="{{ ti.xcom_pull('prepare')['template_version'] }}"
+        task_id="apdb",
+        template_version="{{ ti.xcom_pull('prepare')['template_version'] }}",
+        chain=PARENT,
+        where_terms=OF_THE_NIGHT,
     )
     associate = RunPipelineOperator(
         task_id="associate",
@@ -138,6 +141,8 @@ with DAG(
         where_terms=OF_THE_NIGHT,
         pipeline_config=APDB_CONFIG | ASSOCIATION,
         locks=[DIFFERENCE_LOCK, APDB_LOCK],
+        # What refused the night (its order, another one that waits) may be gone; the APDB is asked first.
+        retry_failed=True,
     )
     alerts = RunPipelineOperator(
         task_id="alerts",

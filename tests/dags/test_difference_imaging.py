@@ -193,6 +193,27 @@ def test_an_earlier_night_that_comes_late_is_refused(plain: Run) -> None:
     assert rows() == before
 
 
+def test_what_was_refused_is_taken_once_its_cause_is_gone(plain: Run) -> None:
+    """The cause of the test before: here the later night is taken out behind the Butler's back."""
+    from tololo.hooks.apdb import ApdbHook
+
+    before, hook = rows(), ApdbHook()
+    hook.withdraw(APDB, SPARE)
+    assert Run(NIGHT, allow_own_night=True).state == "success"
+    assert hook.nights(APDB) == [NIGHT]
+    hook.withdraw(APDB, NIGHT)
+    # What the Butler has of the night would pass for done, though the APDB has nothing of it.
+    assert Run(SPARE).state == "success"
+    assert (rows(), hook.waiting(APDB)) == (before, [])
+
+
+def test_an_apdb_that_is_reset_gets_the_night_again(plain: Run) -> None:
+    before = rows()
+    run = Run(SPARE, apdb_policy="reset")
+    assert (run.returned("apdb")["outcome"], run.state) == ("reset", "success")
+    assert rows() == before
+
+
 def test_a_night_without_visits_is_skipped(plain: Run) -> None:
     run = Run(20190501)
     assert run.of("success") == NOTHING

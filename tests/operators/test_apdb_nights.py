@@ -11,14 +11,19 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from astropy.table import Table
 from lsst.daf.butler import Butler, DatasetType
 
+from conftest import GOOD_VISITS, NIGHT, Reduced
 from hooks.apdb.sky import run
 from operators.airflow_context import TEMPLATE, connect, context
+from tololo.facility.configuration import facility
 from tololo.hooks.apdb import ApdbHook
+from tololo.hooks.butler import ButlerHook
+from tololo.operators.apdb import PrepareApdbOperator
 from tololo.operators.apdb_nights import ReplayNightsOperator, WithdrawNightOperator
 from tololo.reduction.apdb import CampaignApdb, open_apdb
 
 NAME = "2019_meanclip"
 PARAMS = {**TEMPLATE, "apdb": None}
+DIFFERENCES = f"{NIGHT}/2019/meanclip/diff_instcal"
 NIGHTS = FIRST, SECOND, THIRD = 20180211, 20180212, 20180213
 
 
@@ -90,6 +95,12 @@ def test_a_withdrawn_night_goes_from_the_apdb_and_from_the_repository(
         withdraw(SECOND)
 
 
+def test_a_night_that_nobody_names_is_not_withdrawn(apdb: CampaignApdb) -> None:
+    with pytest.raises(AirflowFailException, match="No night is named"):
+        WithdrawNightOperator(task_id="withdraw").execute(context(**PARAMS))
+    assert apdb.nights() == list(NIGHTS)
+
+
 def test_a_withdrawal_that_was_killed_half_way_is_completed(apdb: CampaignApdb, repository: Path) -> None:
     apdb.withdraw(SECOND)
     with pytest.raises(AirflowSkipException):
@@ -136,3 +147,90 @@ def test_an_apdb_that_is_not_there(repository: Path, tmp_path: Path, monkeypatch
         withdraw(FIRST)
     with pytest.raises(AirflowSkipException, match="No night waits"):
         replay(FIRST)
+
+
+DONE = tuple((GOOD_VISITS[0], detector) for detector in (1, 2))
+
+
+@pytest.fixture
+def night(reduced: Reduced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with difference images of two detectors of NIGHT, and what followed from them."""
+    folder = reduced.copy(tmp_path)
+    connect(monkeypatch, folder, tmp_path)
+    with Butler.from_config(str(folder), writeable=True) as butler:
+        run_ = f"{DIFFERENCES}/difference_imaging/difference/20190401T000000Z"
+        butler.collections.register(run_)
+        summary = Table(rows=DONE, names=("visit", "detector"))
+        for name in ("difference_image", "forced_source", "alert_packets", "association_summary"):
+            of_night = name == "association_summary"
+            dimensions = (
+                "instrument",
+                "day_obs" if of_night else "visit",
+                *(() if of_night else ("detector",)),
+            )
+            kind = DatasetType(name, dimensions, "ArrowAstropy", universe=butler.dimensions)
+            butler.registry.registerDatasetType(kind)
+            for visit, detector in DONE[: 1 if of_night else None]:
+                which = {"day_obs": NIGHT} if of_night else {"visit": visit, "detector": detector}
+                butler.put(summary, name, instrument="DECam", run=run_, **which)
+    ButlerHook(folder).write_chain(DIFFERENCES, [run_])
+    return folder
+
+
+def kept(repository: Path) -> dict[str, int]:
+    with Butler.from_config(str(repository)) as butler:
+        kinds = ("difference_image", "forced_source", "alert_packets", "association_summary")
+        return {kind: len(butler.query_datasets(kind, DIFFERENCES, explain=False)) for kind in kinds}
+
+
+def prepare(**params: Any) -> None:
+    where = ["instrument = 'DECam'", f"visit.day_obs = {NIGHT}", f"skymap = '{facility().skymap}'"]
+    task = PrepareApdbOperator(
+        task_id="apdb", template_version="v1", chain=DIFFERENCES, where_terms=[*where, ""]
+    )
+    policies = {"apdb_policy": "use", "apdb_templates": "refuse"}
+    task.execute(context(**PARAMS | policies | {"night": str(NIGHT)} | params))
+
+
+WHOLE = {"difference_image": 2, "forced_source": 2, "alert_packets": 2, "association_summary": 1}
+NONE = {"difference_image": 2, "forced_source": 0, "alert_packets": 2, "association_summary": 0}
+
+
+def test_what_the_apdb_holds_passes_for_done(night: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ApdbHook, "held", lambda self, name, night, detectors: set(detectors))
+    prepare(dry_run=True)
+    prepare()
+    prepare(where="tract >= 0 AND patch >= 0")
+    assert kept(night) == WHOLE
+
+
+def test_what_it_does_not_hold_does_not(night: Path) -> None:
+    prepare(dry_run=True)
+    assert kept(night) == WHOLE
+    prepare()
+    assert kept(night) == NONE
+    prepare(alerts=True)
+    assert kept(night) == NONE | {"alert_packets": 0}
+
+
+def test_of_a_part_of_the_night_only_that_is_made_again(night: Path) -> None:
+    prepare(detectors="2")
+    assert kept(night) == NONE | {"forced_source": 1}
+
+
+def test_nor_does_a_detector_that_came_later(night: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ApdbHook, "held", lambda self, name, night, detectors: set(detectors))
+    with Butler.from_config(str(night), writeable=True) as butler:
+        run_ = butler.collections.query(f"{DIFFERENCES}/*")[0]
+        butler.put(
+            Table({"a": [1]}),
+            "difference_image",
+            instrument="DECam",
+            visit=GOOD_VISITS[0],
+            detector=3,
+            run=run_,
+        )
+    prepare(detectors="1,2")
+    assert kept(night)["association_summary"] == 1
+    prepare()
+    assert kept(night) == NONE | {"difference_image": 3}

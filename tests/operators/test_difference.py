@@ -12,15 +12,16 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
     TaskDeferred,
 )
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, CollectionType, DatasetType
 
-from conftest import GOOD_VISITS, NIGHT, SPARE, Reduced
+from conftest import DETECTOR, GOOD_VISITS, NIGHT, SPARE, Reduced
 from operators.airflow_context import TEMPLATE, connect, context
 from operators.conftest import Templated
 from tololo.difference_params import difference_lock
 from tololo.facility.configuration import facility
 from tololo.facility.locks import LockOwner
 from tololo.facility.scorecard import read_limits
+from tololo.hooks.butler import ButlerHook
 from tololo.hooks.locks import LockHook
 from tololo.hooks.scorecard import score_night
 from tololo.operators import difference
@@ -95,6 +96,64 @@ class TestInputs:
             score_night(butler, NIGHT, "instcal", limits=read_limits({"seeing": {"reject": 0.1}}))
         with pytest.raises(AirflowSkipException, match="no visit that is good enough: 2 rejected"):
             select(night=str(NIGHT))
+
+
+class TestAnEarlierRun:
+    """The night has been subtracted before."""
+
+    CHAIN = f"{NIGHT}/2019/meanclip/diff_instcal"
+
+    @pytest.fixture
+    def repository(self, templated: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = templated.copy(tmp_path)
+        connect(monkeypatch, folder, tmp_path)
+        return folder
+
+    def put(self, repository: Path, kind: str, year: int, version: str = "v1") -> None:
+        with Butler.from_config(str(repository), writeable=True) as butler:
+            dimensions = ("instrument", "visit", "detector")
+            butler.registry.registerDatasetType(
+                DatasetType(kind, dimensions, "StructuredDataDict", universe=butler.dimensions)
+            )
+            run = f"{self.CHAIN}/difference_imaging/difference/{year}0101T000000Z"
+            butler.collections.register(run)
+            butler.collections.register(f"2019/meanclip/coadd/{version}", CollectionType.CHAINED)
+            data_id = {"instrument": "DECam", "visit": GOOD_VISITS[0], "detector": DETECTOR}
+            butler.put({}, kind, data_id, run=run)
+        ButlerHook(repository).write_chain(self.CHAIN, [run], [f"2019/meanclip/coadd/{version}"])
+
+    def is_recorded(self, repository: Path) -> bool:
+        with Butler.from_config(str(repository)) as butler:
+            return bool(butler.query_datasets("differenceDetector_metadata", self.CHAIN, explain=False))
+
+    def test_with_another_version_of_the_template_is_not_mixed(self, repository: Path) -> None:
+        self.put(repository, "difference_image", 2019)
+        assert select(night=str(NIGHT))["template_version"] == "v1"
+        self.put(repository, "difference_image", 2020, "v7")
+        with pytest.raises(
+            AirflowFailException, match=r"images from v7 of the template, and v1 .* remove-runs"
+        ):
+            select(night=str(NIGHT))
+
+    def test_that_found_no_template_is_tried_again_with_newer_ones(self, repository: Path) -> None:
+        self.put(repository, "differenceDetector_metadata", 2019)
+        select(night=str(NIGHT), dry_run=True)
+        assert self.is_recorded(repository)
+        select(night=str(NIGHT))
+        assert not self.is_recorded(repository)
+
+    def test_and_not_without(self, repository: Path) -> None:
+        self.put(repository, "differenceDetector_metadata", 2199)
+        select(night=str(NIGHT))
+        assert self.is_recorded(repository)
+        select(night=str(NIGHT), allow_own_night=True)
+        assert not self.is_recorded(repository)
+
+    def test_that_made_a_difference_is_not(self, repository: Path) -> None:
+        for kind in ("differenceDetector_metadata", "difference_image"):
+            self.put(repository, kind, 2019)
+        select(night=str(NIGHT), allow_own_night=True)
+        assert self.is_recorded(repository)
 
 
 class TestEarlierNights:

@@ -20,6 +20,7 @@ from tololo.hooks.scorecard import score_night
 from tololo.hooks.template import TemplateHook
 from tololo.operators.template import SelectTemplateInputsOperator
 from tololo.operators.template_acceptance import (
+    ANSWERED_WITHIN,
     AcceptTemplateOperator,
     ApproveTemplateOperator,
     JudgeTemplateOperator,
@@ -325,6 +326,14 @@ def test_nobody_is_asked_where_there_is_nothing_to_ask(
         operator.execute(context(**ALL | {"acceptance": acceptance}, xcoms={"judge": judged}))
 
 
+def test_who_never_answers_holds_nobody_up_for_ever() -> None:
+    operator = ApproveTemplateOperator(task_id="approve")
+    assert operator.response_timeout == ANSWERED_WITHIN
+    event = {"error": "The response timeout has passed without a response.", "error_type": "timeout"}
+    with pytest.raises(AirflowFailException, match=r"Nobody has answered in 7 days.*run template_coadds"):
+        operator.execute_complete(context(**ALL), event)
+
+
 @pytest.mark.parametrize("option", ["Approve", "Reject"])
 def test_either_answer_lets_the_run_go_on(option: str) -> None:
     operator = ApproveTemplateOperator(task_id="approve")
@@ -337,6 +346,14 @@ def test_either_answer_lets_the_run_go_on(option: str) -> None:
     answer = operator.execute_complete(context(**ALL), event)
     assert answer["chosen_options"] == [option]
     assert answer["params_input"] == {"reason": "fine"}
+
+
+@pytest.mark.parametrize("bad", [{"where": "visit = = 3"}, {"where": "seeing > 3"}, {"bands": ["r'"]}])
+def test_a_data_query_that_cannot_be_read_is_one_message(repository: Path, bad: dict[str, Any]) -> None:
+    before = versions(repository)
+    with pytest.raises(AirflowFailException, match="What to do: correct what was asked"):
+        select(**ALL | bad)
+    assert versions(repository) == before
 
 
 def test_judging_again_adds_nothing_and_one_that_was_killed_is_completed(

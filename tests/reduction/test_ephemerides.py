@@ -132,6 +132,14 @@ def test_bad_tables_are_refused(tmp_path: Path, change: dict, wrong: str) -> Non
         read_ephemerides(written(tmp_path, grid() | change))
 
 
+@pytest.mark.parametrize("cell", ["", "Ceres", "1e30"])
+def test_a_number_of_a_body_that_is_none_is_refused(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "known.csv"
+    path.write_text(f"name,mjd_tai,ra,dec,ssObjectId\nA,58000,1,2,7\nB,58000,1,2,{cell}\n")
+    with pytest.raises(BadInputError, match=r"ssObjectId are no.*known.csv"):
+        read_ephemerides(path)
+
+
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no column mjd_tai, ra"):
         read_ephemerides(written(tmp_path, {"name": ["a"], "dec": [1.0]}))

@@ -60,6 +60,12 @@ def test_a_light_curve_has_what_was_detected_and_what_was_forced(apdb: CampaignA
     assert table["magErr"][0] == pytest.approx(1.0857 * 100 / 35000, rel=1e-4)
 
 
+@pytest.mark.parametrize("number", [STAR + 1, 0, -1, 2**63, 10**20])
+def test_an_object_that_is_not_there_is_one_message(apdb: CampaignApdb, number: int) -> None:
+    with pytest.raises(BadInputError, match=f"There is no diaObject {number}"):
+        object_light_curve(apdb, number)
+
+
 def test_the_nearest_object_of_a_position_is_found(apdb: CampaignApdb) -> None:
     place = place_of(FIRST, field.STAR)
     assert nearest_object(apdb, place["ra"], place["dec"] + 0.5 / 3600) == STAR

@@ -165,3 +165,13 @@ def test_whatever_there_is_can_be_drawn(sky: Sky) -> None:
     notes = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
     assert told["bands"]["r"]["depth_note"] in notes
     assert told["bands"]["r"]["depth"] is None
+
+
+def test_a_narrow_band_is_a_band() -> None:
+    sky = Sky(band="N964")
+    night = Night.of([detector(1, sky), detector(2, Sky())])
+    assert night.bands == ["r", "N964"]
+    told = summary(20190401, sky)
+    assert told["bands"]["N964"]["depth"] == pytest.approx(23.0, abs=0.2)
+    assert isinstance(plot_recovery(bins(Night.of([detector(1, sky)])), told), Figure)
+    assert isinstance(plot_history(history([told]), told["limits"] | {"depth": {"N964": 22.0}}), Figure)

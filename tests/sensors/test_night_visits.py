@@ -11,7 +11,7 @@ from lsst.daf.butler import Butler
 
 from conftest import GOOD_VISITS, NIGHT
 from sensors.datasets import add_visit_images
-from sensors.waiting import deferred, finish, make, resume
+from sensors.waiting import deferred, does_not_answer, finish, make, resume
 from tololo.facility.locks import LockOwner
 from tololo.facility.nights import night_bounds
 from tololo.hooks.locks import LockHook
@@ -47,6 +47,18 @@ def test_visits_are_waited_for(repository: Path) -> None:
     stopped = deferred(made, filled)
     assert isinstance(stopped.trigger, NightVisitsTrigger)
     add_visit_images(repository, GOOD_VISITS)
+    assert resume(made, filled, stopped) >= 1
+
+
+def test_who_does_not_answer_has_not_said_that_there_are_none(
+    visited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as away:
+        away.setattr("tololo.engine.client.ask", does_not_answer)
+        made, filled = sensor(wait=6)
+        stopped = deferred(made, filled)
+        with pytest.raises(AirflowSensorTimeout, match="gone"):
+            made.execute_complete(filled, {"outcome": "timeout", "found": 0, "message": "gone"})
     assert resume(made, filled, stopped) >= 1
 
 

@@ -10,9 +10,10 @@ from lsst.daf.butler import Butler
 
 from conftest import GOOD_VISITS, NIGHT
 from sensors.datasets import add
-from sensors.waiting import deferred, finish, make, resume
+from sensors.waiting import deferred, does_not_answer, finish, make, resume
 from tololo.facility.nights import night_bounds
 from tololo.sensors.templates import NightTemplatesSensor, TemplateCoverageSensor
+from tololo.sensors.waiting import UNANSWERED
 
 CHAIN = "2019/meanclip/coadd"
 
@@ -114,6 +115,22 @@ class TestOfANight:
         with pytest.raises(AirflowSkipException, match=f"from night {NIGHT}.*template_coadd for band r.*run"):
             sensor.execute(filled)
         assert "template_coadd for band r" in filled["task_state_store"]["progress"]
+
+    def test_who_does_not_answer_has_not_said_that_there_is_none(
+        self, visited: Path, patches: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as away:
+            away.setattr("tololo.engine.client.ask", does_not_answer)
+            sensor, filled = of_night(-9999.0)
+            stopped = deferred(sensor, filled)
+            assert time.time() < stopped.trigger.deadline <= time.time() + UNANSWERED
+            late = {"outcome": "timeout", "found": 0, "message": "gone"}
+            with pytest.raises(AirflowSensorTimeout, match="gone"):
+                sensor.execute_complete(filled, late)
+        with pytest.raises(AirflowSkipException, match="No template can be subtracted"):
+            sensor.execute_complete(filled, late)
+        add(visited, "template_coadd", CHAIN, patches)
+        assert resume(sensor, filled, stopped) == len(patches)
 
     def test_a_template_of_the_night_itself_does_not_count(
         self, visited: Path, patches: list[dict[str, Any]]

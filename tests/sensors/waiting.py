@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from conftest import NIGHT
 from operators.airflow_context import context
+from tololo.facility.errors import UnavailableError
 from tololo.params import MACROS
 from tololo.sensors.waiting import FacilitySensor
 from tololo.triggers.waiting import Waited, WaitTrigger
@@ -26,6 +27,11 @@ def make(kind: type[FacilitySensor], **arguments: Any) -> Any:
     filled = context(key=str(NIGHT), coadd_subset="2019", template_type="meanclip", **params)
     sensor.render_template_fields(filled)
     return sensor, filled
+
+
+def does_not_answer(*_: Any, **__: Any) -> Any:
+    """Be an engine server that is away."""
+    raise UnavailableError("The engine server does not answer", "server", "wait")
 
 
 def rebuilt(trigger: WaitTrigger) -> WaitTrigger:

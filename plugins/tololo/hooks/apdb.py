@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +173,15 @@ class ApdbHook(BaseHook):
             return []
         with self.opened(name) as apdb:
             return apdb.waiting()
+
+    def held(
+        self, name: str, night: int | str, detectors: Collection[tuple[int, int]]
+    ) -> set[tuple[int, int]]:
+        """Return which of a night's visits and detectors an APDB holds."""
+        with self.opened(name) as apdb:
+            known = apdb.ledger.detectors(parse_night(night))
+            others = {key for key in set(detectors) - known if apdb.stored(*key) is not None}
+            return known | others
 
     def withdraw(self, name: str, night: int | str) -> Withdrawn:
         """Take a night out of an APDB, and what was stored after it, which then waits.

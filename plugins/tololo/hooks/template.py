@@ -116,7 +116,7 @@ class TemplateHook:
         without a record, or a part of the tags) is taken up, as long as nothing was made from it.
         """
         rules = selection or Selection()
-        with self.butler_hook.open(writeable=not dry_run) as butler:
+        with self.butler_hook.session(writeable=not dry_run) as butler:
             there = visit_chains(butler, proc_type)
             chosen = select_nights(nights, there) if nights.strip() else sorted(there)
             chains = [there[night] for night in chosen if night in there]

@@ -33,14 +33,17 @@ class WithdrawNightOperator(FacilityOperator):
     The rows of the APDB go in one transaction; then those products of these nights in the Butler that
     followed from them. Reads the params ``repo``, ``night``, ``coadd_subset``, ``template_type``, ``apdb``
     and ``dry_run``. Returns the name of the APDB, the nights ``withdrawn``, and those that are ``waiting``.
-    A night that the APDB does not hold is a skip.
+    A night that the APDB does not hold is a skip; one that is not named is refused.
     """
 
     def work(self, context: Context) -> dict[str, Any]:
         """Withdraw."""
         from tololo.hooks.apdb import ApdbHook
 
-        params, night = context["params"], night_of(context)
+        params = context["params"]
+        if not params["night"]:  # the one that just ended is a guess, good enough where nothing is deleted
+            raise BadInputError("No night is named", "param night", "name the one that is to be taken out")
+        night = night_of(context)
         name, hook = apdb_name(params), ApdbHook()
         if params["dry_run"]:
             held = hook.nights(name)

@@ -25,7 +25,9 @@ class SelectDifferenceInputsOperator(FacilityOperator):
     """Choose the visits of the night and the version of the template that is subtracted from them.
 
     Visits that the scorecard of the night rejects are left out; of a night without a scorecard all are taken.
-    Reads the params ``repo``, ``night``, ``coadd_subset``, ``template_type``, ``proc_type`` and ``apdb``.
+    Detectors that had no template in an earlier run are tried again if there are templates made since.
+    Reads the params ``repo``, ``night``, ``coadd_subset``, ``template_type``, ``proc_type``, ``apdb``,
+    ``allow_own_night`` and ``dry_run``.
 
     Returns ``proc_type`` of the visits, ``where`` (data query on sky map and visits), ``template`` and
     ``template_version``, and how many ``visits`` there are, with a list of the ``rejected``.
@@ -33,10 +35,14 @@ class SelectDifferenceInputsOperator(FacilityOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         """Choose; a name of the APDB that cannot be is refused before anything is run."""
-        apdb_name(context["params"])
-        inputs = _hook(context).select(night_of(context), context["params"]["proc_type"])
+        params, hook = context["params"], _hook(context)
+        apdb_name(params)
+        inputs = hook.select(night_of(context), params["proc_type"])
         self.log.info("%d visits in %s, left out: %s", len(inputs.visits), inputs.chain, inputs.rejected)
         self.log.info("Template: %s", inputs.template)
+        again = bool(params.get("allow_own_night"))
+        if not params["dry_run"] and (tried := hook.forget_uncovered(inputs, all_of_them=again)):
+            self.log.info("%d detectors that had no template are tried again", tried)
         where = f"skymap = '{facility().skymap}'"
         rejected = sorted(inputs.rejected.visits)
         if rejected:

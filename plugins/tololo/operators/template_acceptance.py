@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.definitions.param import ParamsDict
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from tololo.facility.configuration import facility
-from tololo.facility.errors import BadInputError, NothingToDoError, TololoError
+from tololo.facility.errors import BadInputError, NothingToDoError, TololoError, UnavailableError
 from tololo.facility.templates import ACCEPTED, REJECTED, State
 from tololo.operators.task import FacilityOperator
 from tololo.operators.template import template_hook
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 LIMITS = "limits"
 """Who accepts or rejects where no person does."""
+ANSWERED_WITHIN = timedelta(days=7)
+"""A run that waits for an answer holds up the next one of its DAG."""
 
 
 class JudgeTemplateOperator(FacilityOperator):
@@ -66,9 +69,10 @@ class JudgeTemplateOperator(FacilityOperator):
 class ApproveTemplateOperator(ApprovalOperator):
     """Ask a person whether a version is to be used: Airflow's own approval, with the metrics in its body.
 
-    The task waits without a worker until somebody answers under *Required Actions*. It is skipped unless the
-    param ``acceptance`` asks for it, in a dry run, and for a version that is in use already. Both answers let
-    the run go on: `AcceptTemplateOperator` records who gave which, and why.
+    The task waits without a worker until somebody answers under *Required Actions*; if nobody does in a week,
+    it fails, and the version stays as it is. It is skipped unless the param ``acceptance`` asks for it, in a
+    dry run, and for a version that is in use already. Both answers let the run go on:
+    `AcceptTemplateOperator` records who gave which, and why.
     """
 
     def __init__(self, *, params: ParamsDict | None = None, **kwargs: Any) -> None:
@@ -84,7 +88,7 @@ class ApproveTemplateOperator(ApprovalOperator):
             subject="Accept template {{ (ti.xcom_pull('judge') or {}).get('version') }}?",
             body="{{ (ti.xcom_pull('judge') or {}).get('report') }}",
             params=asked,
-            **kwargs,
+            **{"response_timeout": ANSWERED_WITHIN} | kwargs,
         )
 
     def execute(self, context: Context) -> Any:
@@ -100,6 +104,13 @@ class ApproveTemplateOperator(ApprovalOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Return the answer; a rejection does not skip what comes after."""
+        if event.get("error_type") == "timeout":
+            told = UnavailableError(
+                f"Nobody has answered in {ANSWERED_WITHIN.days} days",
+                "Required Actions of this run; the version stays as it was",
+                "run template_coadds again with the same selection to be asked again",
+            )
+            raise AirflowFailException(str(told))
         return HITLOperator.execute_complete(self, context, event)
 
 

@@ -134,6 +134,11 @@ class CampaignApdb(ReadableApdb):
         with self.exclusive(), self._engine.begin() as connection:
             return self._rows.withdraw_night(connection, night)
 
+    def later_than(self, midpoint: float) -> list[tuple[int, int]]:
+        """Return visit and detector of what `withdraw_after` would take out."""
+        with reachable(where_is(self.config)):
+            return self.ledger.later_than(midpoint)
+
     def withdraw_after(self, midpoint: float) -> Withdrawn:
         """Take out all visits after a time (MJD TAI); they wait for their replay. Errors as of `withdraw`."""
         with self.exclusive(), self._engine.begin() as connection:

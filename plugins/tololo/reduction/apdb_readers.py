@@ -46,7 +46,8 @@ def light_curve(apdb: CampaignApdb, dia_object_id: int) -> Table:
     BadInputError
         If there is no such object.
     """
-    parts = [apdb.read(table, POINT, diaObjectId=np.array([dia_object_id])) for table in (SOURCE, FORCED)]
+    ids = np.array([dia_object_id] if abs(dia_object_id) < 2**63 else [], dtype=np.int64)
+    parts = [apdb.read(table, POINT, diaObjectId=ids) for table in (SOURCE, FORCED)]
     table = Table({name: np.concatenate([part[name] for part in parts]) for name in POINT})
     if not len(table):
         raise BadInputError(

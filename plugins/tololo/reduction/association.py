@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -137,6 +137,9 @@ class Catalogue(Protocol):
 
     def waiting(self) -> Sequence[int]:
         """Return the nights that were withdrawn and have to be associated again."""
+
+    def later_than(self, midpoint: float) -> Collection[tuple[int, int]]:
+        """Return visit and detector of what `withdraw_after` would take out."""
 
     def withdraw_after(self, midpoint: float) -> Any:
         """Take out all visits after a time (MJD TAI); they wait to be associated again."""
@@ -278,7 +281,8 @@ def associate_night(
     late_nights : `str`, optional
         What becomes of visits that are stored already and later than one of these that is not: ``refuse``
         this one, or ``replay``: take them out, store this one, and let them wait to be associated again.
-        Those that are among ``visits`` are associated again at once.
+        Those that are among ``visits`` are associated again at once; where all of them are, of the same
+        night, that is done whatever the choice: a night of which a part was stored is completed.
 
     Returns
     -------
@@ -287,8 +291,8 @@ def associate_night(
     """
     results = []
     ordered = sorted(visits, key=lambda v: (v.info.midpoint, v.info.visit, v.info.detector))
-    if late_nights == "replay":
-        _make_room(apdb, [item.info for item in ordered])
+    if late_nights == "replay" or not out_of_order:
+        _make_room(apdb, [item.info for item in ordered], late_nights)
     for item in ordered:
         result = apdb.stored(item.info.visit, item.info.detector)
         if result is None:
@@ -308,14 +312,20 @@ def associate_night(
     return results
 
 
-def _make_room(apdb: Catalogue, visits: Sequence[VisitInfo]) -> None:
+def _make_room(apdb: Catalogue, visits: Sequence[VisitInfo], late_nights: LateNights) -> None:
     """Take out what is stored and later than the first of some visits in time order that is not."""
     latest = apdb.latest()
     missing = next((info for info in visits if apdb.stored(info.visit, info.detector) is None), None)
-    if latest is not None and missing is not None and missing.midpoint < latest.midpoint:
-        _check_waiting(apdb, missing)
-        withdrawn = apdb.withdraw_after(missing.midpoint)
-        _log.warning("%s is late: taken out, to be associated again: %s", missing, withdrawn)
+    if latest is None or missing is None or missing.midpoint >= latest.midpoint:
+        return
+    if late_nights == "refuse":
+        given = {(info.visit, info.detector) for info in visits if info.night == missing.night}
+        later = apdb.later_than(missing.midpoint)
+        if not later or not given.issuperset(later):
+            return  # `_check_order` says so
+    _check_waiting(apdb, missing)
+    withdrawn = apdb.withdraw_after(missing.midpoint)
+    _log.warning("%s is late: taken out, to be associated again: %s", missing, withdrawn)
 
 
 def _check_waiting(apdb: Catalogue, info: VisitInfo) -> None:

@@ -184,7 +184,7 @@ def _accept_version(
         raise BadInputError(
             f"The APDB was made for {VERSION} {known}, not {wanted}: a change of template looks like news",
             where,
-            "name another APDB, reset this one, or set template_policy to use it all the same",
+            "name another APDB, reset this one, or set apdb_templates to use it all the same",
         )
     apdb.metadata.set(ACCEPTED, ",".join([*accepted, wanted]), force=True)
 

@@ -74,7 +74,7 @@ def read_ephemerides(path: Path | str) -> Table:
         if np.any((table[name] < low) | (table[name] > high)):
             raise BadInputError(f"Some values of {name} are not within {low} and {high} degrees", where)
     if "ssObjectId" in names:
-        table["ssObjectId"] = np.asarray(given["ssObjectId"]).astype(np.int64)
+        table["ssObjectId"] = _whole_numbers(given, "ssObjectId", where)
     else:
         numbers = {name: ss_object_id(name) for name in np.unique(table["name"])}
         table["ssObjectId"] = np.array([numbers[name] for name in table["name"]], dtype=np.int64)
@@ -194,6 +194,14 @@ def _numbers(table: Table, name: str, where: str) -> NDArray[np.float64]:
             f"{len(bad)} values of {name} are no numbers, the first in row {bad[0] + 1}", where
         )
     return np.asarray(values, dtype=float)
+
+
+def _whole_numbers(table: Table, name: str, where: str) -> Integers:
+    """Return whole numbers; not by way of floats, which cannot tell all of them apart."""
+    try:
+        return np.array([int(value) for value in np.ma.filled(table[name], 0).tolist()], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadInputError(f"Some {name} are no whole numbers: {error}", where) from error
 
 
 def _vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:

@@ -109,6 +109,18 @@ class Ledger:
         """Return the nights of which something has to be stored again."""
         return self._nights(self.waiting_table)
 
+    def detectors(self, night: int) -> set[tuple[int, int]]:
+        """Return visit and detector of what is stored of a night."""
+        table = self.table
+        return set(self._detectors(table.c.night == night))
+
+    def later_than(self, midpoint: float) -> list[tuple[int, int]]:
+        """Return visit and detector of what was stored from the first visit after a time (MJD TAI) on."""
+        table = self.table
+        later = sqlalchemy.select(sqlalchemy.func.min(table.c.sequence))
+        first = later.where(table.c.midpointMjdTai > midpoint).scalar_subquery()
+        return self._detectors(table.c.sequence >= first)
+
     def counts(self) -> tuple[int, int]:
         """Return the number of visits and of detectors of visits."""
         visits = sqlalchemy.func.count(sqlalchemy.distinct(self.table.c.visit))
@@ -155,6 +167,11 @@ class Ledger:
             visits = sorted(connection.execute(query).scalars())
             connection.execute(waiting.delete().where(waiting.c.night == night))
         return visits
+
+    def _detectors(self, chosen: sqlalchemy.ColumnElement[bool]) -> list[tuple[int, int]]:
+        query = sqlalchemy.select(self.table.c.visit, self.table.c.detector).where(chosen)
+        with self._engine.begin() as connection:
+            return [(int(row.visit), int(row.detector)) for row in connection.execute(query)]
 
     def _nights(self, table: sqlalchemy.Table) -> list[int]:
         query = sqlalchemy.select(table.c.night).distinct().order_by(table.c.night)

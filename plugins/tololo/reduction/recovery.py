@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from tololo.reduction.injection_recovery import RADIUS, matched
+from tololo.reduction.instrument.filters import BANDS
 from tololo.reduction.recovery_fit import fit_depth
 from tololo.reduction.references import ZERO_POINT
 
@@ -172,7 +173,7 @@ class Night:
     def bands(self) -> list[str]:
         """Bands with sources, in order of their wavelength."""
         there = {str(band) for band in self.injected["band"]} if len(self.injected) else set()
-        return [band for band in ("u", "g", "r", "i", "z", "y", "VR") if band in there]
+        return [*(band for band in BANDS if band in there), *sorted(there.difference(BANDS))]
 
 
 def bins(night: Night) -> Table:

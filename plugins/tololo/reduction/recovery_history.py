@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tololo.facility.nights import night_bounds
-from tololo.reduction.recovery_plots import COLORS, LIMIT, label_axes
+from tololo.reduction.instrument.filters import BANDS
+from tololo.reduction.recovery_plots import LIMIT, color_of, label_axes
 from tololo.reduction.scorecard_plots import INK
 
 MEASURED = ("depth", "completeness", "purity", "bias")
@@ -73,18 +74,19 @@ def plot_history(history: Table, limits: Mapping[str, Any]) -> Figure:
         "purity": "Purity",
         "bias": "Flux measured\nover true, less 1",
     }
-    bands = [band for band in COLORS if band in set(np.asarray(history["band"]).tolist())]
+    there = set(np.asarray(history["band"]).tolist())
+    bands = [*(band for band in BANDS if band in there), *sorted(there.difference(BANDS))]
     for panel, (name, label) in zip(axes, labels.items(), strict=True):
         for band in bands:
             rows = history[np.asarray(history["band"]) == band]
             when: Any = [_evening(int(night)) for night in rows["night"]]
             panel.errorbar(
-                when, rows[name], rows[f"{name}_error"], fmt="o-", ms=5, lw=1, capsize=2, color=COLORS[band]
+                when, rows[name], rows[f"{name}_error"], fmt="o-", ms=5, lw=1, capsize=2, color=color_of(band)
             )
         limit = limits.get(name)
         if name == "depth":
             for band, value in (limit or {}).items():
-                panel.axhline(value, color=COLORS.get(band, INK), lw=1, ls=(0, (4, 3)))
+                panel.axhline(value, color=color_of(band), lw=1, ls=(0, (4, 3)))
         elif limit is not None:
             for value in (limit, -limit) if name == "bias" else (limit,):
                 panel.axhline(value, **LIMIT)
@@ -100,7 +102,7 @@ def plot_history(history: Table, limits: Mapping[str, Any]) -> Figure:
     axes[-1].xaxis.set_major_locator(locator)
     axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     figure.legend(
-        handles=[Line2D([], [], marker="o", color=COLORS[band], label=band) for band in bands],
+        handles=[Line2D([], [], marker="o", color=color_of(band), label=band) for band in bands],
         loc="outside lower right",
         ncols=max(1, len(bands)),
         frameon=False,

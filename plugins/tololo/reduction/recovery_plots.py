@@ -25,6 +25,8 @@ COLORS = {
     "y": "#1f2328",
     "VR": "#c06aa0",
 }
+OTHER = "#3f7f93"
+"""Of a band that is not among them: a narrow one."""
 ALARM = "#c0392b"
 LIMIT: dict[str, Any] = {"color": "#6b7280", "lw": 1, "ls": (0, (4, 3))}
 _PLAIN: dict[str, Any] = {"fontsize": 8.5, "color": INK}
@@ -70,7 +72,7 @@ def plot_recovery(bins: Table, summary: Mapping[str, Any]) -> Figure:
 
 def _draw_completeness(axes: Axes, whole: Table, bands: Mapping[str, Mapping[str, Any]]) -> None:
     for band, rows, mag in _by_band(whole, bands):
-        color = COLORS[band]
+        color = color_of(band)
         part = np.asarray(rows["completeness"], float)
         axes.errorbar(mag, part, rows["completeness_error"], fmt="o", ms=4, lw=1, color=color, zorder=3)
         number = np.maximum(1, np.asarray(rows["injected"]))
@@ -103,7 +105,7 @@ def _draw_beneath(axes: Axes, bins: Table, bands: Mapping[str, Mapping[str, Any]
                 marker=marker,
                 ms=4,
                 lw=1,
-                color=COLORS[band],
+                color=color_of(band),
             )
     axes.set_ylim(-0.03, 1.06)
     label_axes(axes, "True magnitude (AB)", "Recovered part", "On blank sky (line), upon sources (dashed)")
@@ -113,8 +115,8 @@ def _draw_flux(axes: Axes, whole: Table, bands: Mapping[str, Mapping[str, Any]],
     spreads = []
     for band, rows, mag in _by_band(whole, bands):
         ratio, scatter = np.asarray(rows["flux_ratio"], float), np.asarray(rows["flux_scatter"], float)
-        axes.fill_between(mag, ratio - scatter, ratio + scatter, color=COLORS[band], alpha=0.12, lw=0)
-        axes.errorbar(mag, ratio, rows["flux_ratio_error"], fmt="o", ms=4, lw=1.2, color=COLORS[band])
+        axes.fill_between(mag, ratio - scatter, ratio + scatter, color=color_of(band), alpha=0.12, lw=0)
+        axes.errorbar(mag, ratio, rows["flux_ratio_error"], fmt="o", ms=4, lw=1.2, color=color_of(band))
         known = np.isfinite(ratio)
         spreads += (np.abs(ratio[known] - 1) + scatter[known]).tolist()
     axes.axhline(1, color="#c9ced6", lw=0.8)
@@ -132,7 +134,7 @@ def _draw_purity(
     axes: Axes, whole: Table, bands: Mapping[str, Mapping[str, Any]], limit: float | None
 ) -> None:
     for band, rows, mag in _by_band(whole, bands):
-        axes.plot(mag, rows["purity"], "o-", ms=4, lw=1, color=COLORS[band])
+        axes.plot(mag, rows["purity"], "o-", ms=4, lw=1, color=color_of(band))
     if limit is not None:
         axes.axhline(limit, **LIMIT)
     axes.set_ylim(-0.03, 1.06)
@@ -151,10 +153,10 @@ def _draw_seeing(axes: Axes, bands: Mapping[str, Mapping[str, Any]], limits: Map
                 ms=5,
                 lw=1,
                 capsize=2,
-                color=COLORS[band],
+                color=color_of(band),
             )
         if band in limits:
-            axes.axhline(limits[band], color=COLORS[band], lw=1, ls=(0, (4, 3)))
+            axes.axhline(limits[band], color=color_of(band), lw=1, ls=(0, (4, 3)))
     if not any(item["depth"] is not None for found in bands.values() for item in found["visits"]):
         axes.text(
             0.5,
@@ -221,8 +223,13 @@ def _by_band(table: Table, bands: Mapping[str, Any]) -> Any:
 
 
 def _legend(axes: Axes, bands: Mapping[str, Any]) -> None:
-    handles = [Line2D([], [], marker="o", color=COLORS[band], label=band) for band in bands]
+    handles = [Line2D([], [], marker="o", color=color_of(band), label=band) for band in bands]
     axes.legend(handles=handles, loc="lower left", frameon=False, fontsize=9, labelcolor=INK)
+
+
+def color_of(band: str) -> str:
+    """Return the color in which a band is drawn."""
+    return COLORS.get(band, OTHER)
 
 
 def label_axes(axes: Axes, x: str, y: str, title: str = "") -> None:

@@ -96,7 +96,8 @@ class NightVisitsSensor(ButlerSensor):
 
     def _end(self, context: Context, reason: BaseException) -> NoReturn:
         """Skip a night without visits; one that is still worked on, and what is wrong, fails."""
-        if isinstance(reason, AirflowSensorTimeout) and not self._is_worked_on(context):
+        late = isinstance(reason, AirflowSensorTimeout)
+        if late and not self._is_worked_on(context) and self._is_answered(context):
             night = night_of(context)
             message = str(
                 NothingToDoError(f"Night {night} has no visits", str(reason), "run nightly_decam for it")

@@ -140,7 +140,8 @@ class NightTemplatesSensor(TemplateCoverageSensor):
 
     def _end(self, context: Context, reason: BaseException) -> NoReturn:
         """Skip a night that nothing covers; what is wrong fails."""
-        if isinstance(reason, AirflowSensorTimeout) and not self._found():
+        late = isinstance(reason, AirflowSensorTimeout)
+        if late and not self._found() and self._is_answered(context):
             what = f"No template can be subtracted from night {night_of(context)}"
             message = str(NothingToDoError(what, str(reason), "run template_coadds"))
             context["task_state_store"].set("progress", message)

@@ -28,6 +28,10 @@ MARGIN = timedelta(minutes=5)
 """How much longer than the sensor Airflow waits, for a triggerer that is away when the time is up."""
 
 
+UNANSWERED = 600.0
+"""Seconds that are waited for who does not answer, where nothing is waited for otherwise."""
+
+
 class FacilitySensor(BaseSensorOperator):
     """A sensor that looks once in its task, and then waits in the triggerer and holds no worker slot.
 
@@ -74,7 +78,10 @@ class FacilitySensor(BaseSensorOperator):
             elif not self.poke(context):
                 assert self._trigger is not None
                 if self.timeout <= 0:
-                    raise self._too_late()
+                    if not self._trigger.fault:
+                        raise self._too_late()
+                    self.timeout = UNANSWERED
+                    self._trigger.deadline = time.time() + UNANSWERED
                 self.defer(
                     trigger=self._trigger,
                     method_name="execute_complete",
@@ -119,6 +126,12 @@ class FacilitySensor(BaseSensorOperator):
             context["task_state_store"].set("progress", str(reason))
             raise AirflowSkipException(str(reason)) from None
         raise reason
+
+    def _is_answered(self, context: Context) -> bool:
+        """Tell whether the last look was answered: otherwise nobody knows what is there."""
+        if self._trigger is None:  # the last look was the triggerer's
+            self.poke(context)
+        return self._trigger is not None and not self._trigger.fault
 
     def _ready(self, lacking: str) -> int:
         if lacking:

@@ -8,15 +8,17 @@ from lsst.dax.apdb.recordIds import DiaSourceId
 
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.apdb import open_apdb
-from tololo.reduction.association import associate_visit
+from tololo.reduction.association import associate_night, associate_visit
 
 from .sky import (
     MIDPOINTS,
     NAME,
+    SELECTION,
     TEMPLATE,
     as_child,
     dump,
     forced,
+    night,
     polygon,
     run,
     sources,
@@ -88,12 +90,37 @@ def test_a_late_night_with_replay_ends_as_if_it_had_come_in_time(hook, apdb):
 def test_a_late_visit_of_the_same_night_needs_no_other_run(hook, apdb, monkeypatch):
     monkeypatch.setitem(MIDPOINTS, 1003, MIDPOINTS[1002] + 0.01)
     run(apdb, 1001, 1003)
+    before = dump(apdb)
     with pytest.raises(BadInputError, match="late_nights"):
-        run(apdb, 1002, 1003)
-    run(apdb, 1002, 1003, late_nights="replay")
+        run(apdb, 1002)  # 1003 would be taken out, and wait
+    assert dump(apdb) == before
+    run(apdb, 1002, 1003)
     assert apdb.waiting() == []
     found = dump(apdb, timeless=True)
     assert found == undisturbed(hook, 1001, 1002, 1003)
+
+
+def test_a_night_of_which_one_detector_was_stored_is_completed(hook, apdb, monkeypatch):
+    monkeypatch.setitem(MIDPOINTS, 1003, MIDPOINTS[1002] + 0.01)
+    run(apdb, 1001)
+    associate_night(apdb, night(1002, 1003, detectors=(1,)), selection=SELECTION)
+    before = dump(apdb)
+    with pytest.raises(BadInputError, match="late_nights"):
+        associate_night(apdb, night(1002, 1003, detectors=(2,)), selection=SELECTION)
+    assert dump(apdb) == before
+    results = run(apdb, 1002, 1003)
+    assert [r.already_stored for r in results] == [True, False, False, False]
+    assert apdb.waiting() == []
+    found = dump(apdb, timeless=True)
+    assert found == undisturbed(hook, 1001, 1002, 1003)
+
+
+def test_a_night_is_not_completed_where_a_later_one_is_stored(apdb):
+    associate_night(apdb, night(1001, 1002, detectors=(1,)), selection=SELECTION)
+    before = dump(apdb)
+    with pytest.raises(BadInputError, match="late_nights"):
+        run(apdb, 1001, 1002)
+    assert dump(apdb) == before
 
 
 def test_no_night_comes_before_one_that_waits(apdb):
