@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,12 @@ from tololo.facility.run import RunRequest
 from tololo.triggers.attempt import AttemptTrigger, describe_progress, own
 
 REQUEST = RunRequest("/nowhere", "/nowhere/p.yaml", "20190401/instcal", "instcal", ["refcats"])
+
+
+@pytest.fixture(autouse=True)
+def _the_worker_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fire at once: nothing here was deferred by a worker."""
+    monkeypatch.setattr("tololo.triggers.attempt.LEAVE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -167,3 +174,13 @@ def test_the_triggerer_does_not_import_the_stack() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_worker_that_deferred_is_given_time_to_end(
+    attempt: Attempt, driver: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tololo.triggers.attempt.LEAVE_SECONDS", 1.5)
+    record(attempt, driver, phase="done", expected={"a": 3}, finished={"a": 3})
+    began = time.monotonic()
+    assert fired(AttemptTrigger(str(attempt.folder)))["standing"] == "ended"
+    assert time.monotonic() - began >= 1.5

@@ -20,6 +20,11 @@ LOOK_SECONDS = 1.0
 LOG_SECONDS = 10.0
 """Between two lines of progress in the log, so that a run of hours does not fill it."""
 
+LEAVE_SECONDS = 8.0
+"""For which the task stays deferred at least: the process of the worker that has deferred it may live for
+some seconds yet, and when its end is heard of after the task has come back, Airflow takes it for the task's
+own and fails that."""
+
 LOST_SECONDS = 3.0
 """How long a driver must have been gone to count as dead, not as one that hands over to its successor."""
 
@@ -79,7 +84,7 @@ class AttemptTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the attempt."""
-        watch = Watch(Attempt(Path(self.folder)))
+        watch, began = Watch(Attempt(Path(self.folder))), time.monotonic()
         shown, phase, logged = "", "", 0.0
         while True:
             # The folder may be on a network file system: its delays are not for the event loop.
@@ -92,6 +97,7 @@ class AttemptTrigger(BaseTrigger):
             if standing == "running" and self.deadline is not None and time.time() >= self.deadline:
                 standing = "overdue"
             if standing != "running":
+                await asyncio.sleep(max(began + LEAVE_SECONDS - time.monotonic(), 0))
                 event = {"standing": standing, "folder": self.folder, "relaunches": self.relaunches}
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
                 return
