@@ -49,6 +49,8 @@ def test_without_a_tom_nothing_is_published(tmp_path: Path) -> None:
     ("old", "new", "line", "key", "says"),
     [
         ("2.0", "-2", 6, "photometry.aperture_arcsec", "radius of the aperture"),
+        ("2.0", ".nan", 6, "photometry.aperture_arcsec", "radius in arcsec"),
+        ("2.0", "2.0\n  1: 2\n  radius: 3", 7, "photometry.1", "aperture_arcsec, reference_image"),
         ("2.0", "two", 6, "photometry.aperture_arcsec", "radius of the aperture"),
         ("aperture_arcsec", "aperture", 6, "photometry.aperture", "aperture_arcsec, reference_image"),
         ("name: 'TEST'", "name: ' '", 2, "target.name", "does not match"),

@@ -34,6 +34,12 @@ def test_a_list_with_comments(root: Path) -> None:
     assert names(root, listed(root, path)) == ["B/sinistro/ip", "A/qhy/gp"]
 
 
+def test_a_list_from_another_system(root: Path) -> None:
+    path = root / "list.txt"
+    path.write_bytes("\ufeffB/sinistro/ip\r\n\r\n# é\r\nA/qhy/gp/\r\n".encode())
+    assert names(root, listed(root, path)) == ["B/sinistro/ip", "A/qhy/gp"]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

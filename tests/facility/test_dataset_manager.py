@@ -94,6 +94,37 @@ def test_a_mistake_is_told_with_its_line_and_key(
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("days", ["'1.5'", "1.5"])
+def test_days_may_be_text_and_are_looked_at_with_their_group_alone(tmp_path: Path, days: str) -> None:
+    text = USUAL.replace("ndays: 0", f"ndays: {days}")
+    assert read_manager_config(written(tmp_path, text.replace("'file'", "recent"))).ndays == 1.5
+    assert read_manager_config(written(tmp_path, USUAL.replace("ndays: 0", "ndays: 'None'"))).group == "file"
+
+
+@pytest.mark.parametrize("days", ["-1", "none", ".nan", "[1]"])
+def test_what_is_no_number_of_days(tmp_path: Path, days: str) -> None:
+    text = USUAL.replace("'file'", "recent").replace("ndays: 0", f"ndays: {days}")
+    with pytest.raises(BadInputError, match=r"line 10, key dataset_selection\.ndays"):
+        read_manager_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("days", ["800000", "1.0e+9", ".inf"])
+def test_more_days_than_the_calendar_has_are_all(tmp_path: Path, days: str) -> None:
+    text = USUAL.replace("'file'", "recent").replace("ndays: 0", f"ndays: {days}")
+    window = read_manager_config(written(tmp_path, text)).window(datetime(2024, 5, 3, tzinfo=UTC))
+    assert window is not None
+    assert datetime(1950, 1, 1, tzinfo=UTC) in window
+
+
+def test_a_range_without_end_and_a_day_of_one_digit(tmp_path: Path) -> None:
+    text = USUAL.replace("'file'\n", "date\n").replace("start_date: 'None'", "start_date: 2024-5-3")
+    config = read_manager_config(written(tmp_path, text.replace("end_date: 'None'", "end_date: 9999-12-31")))
+    window = config.window(datetime.now(UTC))
+    assert window is not None
+    assert datetime(2024, 5, 3, tzinfo=UTC) in window
+    assert datetime(2024, 5, 2, 23, 59, tzinfo=UTC) not in window
+
+
 def test_dates_that_are_none_or_the_wrong_way_round(tmp_path: Path) -> None:
     text = USUAL.replace("'file'\n", "date\n").replace("start_date: 'None'", "start_date: 2024-05-03")
     with pytest.raises(BadInputError, match=r"before start_date.*end_date"):

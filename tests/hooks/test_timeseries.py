@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from tololo.engine.locks import process_owner
 from tololo.facility.dataset_manager import read_manager_config
 from tololo.facility.errors import BadInputError, NothingToDoError, UnavailableError
 from tololo.facility.locks import LOCK_FILE, LockOwner, Policy
+from tololo.hooks import reduction_manager
 from tololo.hooks.locks import LockHook
 from tololo.hooks.timeseries import (
     DatasetLockedError,
@@ -178,8 +180,48 @@ def test_a_dataset_is_reduced_once_until_something_changes(tmp_path: Path) -> No
     aside = Path(known["light_curve"]).rename(tmp_path / "aside.csv")
     assert DatasetProcess(folder).known() is None
     aside.rename(known["light_curve"])
+    for name in ("star_catalog.ecsv", "frames", "photometry.parquet", "reduction_summary.json"):
+        (folder / name).rename(tmp_path / "aside")
+        assert DatasetProcess(folder).known() is None, name
+        (tmp_path / "aside").rename(folder / name)
+    assert DatasetProcess(folder).known() == known
     last.touch()
     assert DatasetProcess(folder).known() is None
+
+
+def test_a_reduction_that_breaks_off_leaves_nothing_known(tmp_path: Path) -> None:
+    """Part of the files may be of another configuration, also when the one before comes back."""
+    (folder,) = make_root(tmp_path, "A")
+    DatasetProcess(folder).run(lambda line: None)
+    config = folder / "reduction_config.yaml"
+    before = config.read_text()
+    config.write_text(before.replace("2.0", "3.0"))
+    (folder / ".photometry.parquet.part").mkdir()
+    with pytest.raises(UnavailableError, match="broke off"):
+        DatasetProcess(folder).run(lambda line: None)
+    (folder / ".photometry.parquet.part").rmdir()
+    config.write_text(before)
+    assert DatasetProcess(folder).known() is None
+    assert DatasetProcess(folder).run(lambda line: None)["frames"] == FRAMES
+
+
+def test_a_full_disk_under_one_dataset_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+
+    def run(reduction: DatasetReduction, say: Any) -> dict[str, Any]:
+        if reduction.folder.parts[-3] == "A":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        time.sleep(0.2)
+        done.append(reduction.folder.parts[-3])
+        return {"frames": 1, "measured": 1}
+
+    monkeypatch.setattr(DatasetReduction, "run", run)
+    monkeypatch.setattr(reduction_manager, "_log_to_stderr", lambda: None)
+    make_root(tmp_path / "root", "A", "B", "C")
+    assert reduction_manager.main([str(manager(tmp_path / "root", group="all", max_parallel=1))]) == 1
+    assert done == ["B", "C"]
 
 
 def test_errors_come_back_in_their_own_class(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class DatasetProcess:
         try:
             record = json.loads((self.folder / RECORD).read_text())
             report: dict[str, Any] = record["report"]
-            is_current = record["inputs"] == self.inputs() and Path(report["light_curve"]).exists()
+            is_current = record["inputs"] == self.inputs() and all(map(os.path.exists, record["files"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return {**report, "measured": 0} if is_current and not self.again else None
@@ -187,6 +187,8 @@ def main(job: dict[str, Any], parent: int) -> int:
 
 
 def _reduce(job: dict[str, Any]) -> dict[str, Any]:
+    from tololo.reduction.timeseries import measurements, stars
+    from tololo.reduction.timeseries import report as summary
     from tololo.reduction.timeseries.dataset import reduce_dataset
 
     folder, catalog = Path(job["folder"]), job["reference_catalog"]
@@ -194,6 +196,8 @@ def _reduce(job: dict[str, Any]) -> dict[str, Any]:
     with LockKeeper([from_ticket(ticket) for ticket in job["tickets"]]) as keeper:
         # Frames that come from now on may be missed, and are seen next time.
         inputs = process.inputs()
+        # From now on it may not be what the files are made of, should this one break off.
+        (folder / RECORD).unlink(missing_ok=True)
         made = reduce_dataset(
             folder,
             again=job["again"],
@@ -211,7 +215,11 @@ def _reduce(job: dict[str, Any]) -> dict[str, Any]:
             "set_aside": made.set_aside,
             "upload": read_dataset_config(folder).tom.upload,
         }
-        write_json(folder / RECORD, {"inputs": inputs, "report": report})
+        files = [folder / name for name in (summary.SUMMARY, stars.FILE, measurements.FOLDER)]
+        files += [made.light_curve, made.photometry, *made.plots]
+        content = {"inputs": inputs, "report": report, "files": [str(file) for file in files]}
+        if not made.unread:
+            write_json(folder / RECORD, content)
     return report
 
 

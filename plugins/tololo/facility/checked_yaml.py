@@ -59,7 +59,8 @@ def read_checked(path: Path, name: str, schema: Mapping[str, Any], remedy: str) 
     import jsonschema
 
     content, node = read_yaml(path, name, remedy)
-    faults = sorted(jsonschema.Draft202012Validator(schema).iter_errors(content), key=lambda e: list(e.path))
+    found = jsonschema.Draft202012Validator(schema).iter_errors(content)
+    faults = sorted(found, key=lambda error: [str(key) for key in error.path])
     if faults:
         fault = faults[0]
         raise _wrong(
@@ -92,4 +93,4 @@ def _keys(fault: Any) -> list[str | int]:
         named = {key for key in fault.validator_value if repr(key) in fault.message} - there
     elif fault.validator == "additionalProperties":
         named = there - set(fault.schema["properties"])
-    return [*fault.absolute_path, *sorted(named)[:1]]
+    return [*fault.absolute_path, *sorted(map(str, named))[:1]]

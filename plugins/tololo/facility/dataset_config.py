@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,9 @@ def read_dataset_config(folder: Path) -> DatasetConfig:
         raise BadInputError("The dataset has no configuration", str(path), f"make a {FILE}; {_REMEDY}")
     found = read_checked(path, _NAME, _SCHEMA, _REMEDY)
     target, photometry, tom = (found.content.get(part) or {} for part in ("target", "photometry", "tom"))
+    if math.isnan(photometry["aperture_arcsec"]):  # which no limit of the schema keeps out
+        where = ["photometry", "aperture_arcsec"]
+        raise found.wrong(where, "it is no number", "write the radius in arcsec, 2.0 for instance")
     return DatasetConfig(
         Target(
             target["name"].strip(),

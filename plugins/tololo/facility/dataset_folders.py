@@ -42,7 +42,7 @@ def listed(root: Path, list_file: Path) -> list[Path]:
         The file cannot be read, or a line of it names no dataset.
     """
     try:
-        lines = list_file.read_text().splitlines()
+        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(
             f"The list of datasets cannot be read: {error}", str(list_file), "mend dataset_selection.file"

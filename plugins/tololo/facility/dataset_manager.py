@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ from tololo.facility.checked_yaml import CheckedYaml, read_checked
 from tololo.facility.errors import BadInputError
 
 GROUPS = ("all", "date", "recent", "file")
+
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 _NAME = "The manager's configuration"
 _REMEDY = "docs/datasets.md has an example"
@@ -38,7 +41,8 @@ _SCHEMA: dict[str, Any] = {
                 # Without quotes YAML reads a date, with quotes a text: `_date` takes what is written.
                 "start_date": {},
                 "end_date": {},
-                "ndays": {"type": ["number", "null"], "minimum": 0},
+                # Looked at with its group alone, as a text too: so have they been read all along.
+                "ndays": {"type": ["number", "string", "null"]},
             },
         },
         "max_parallel": {"type": "integer", "minimum": 1},
@@ -78,11 +82,12 @@ class ManagerConfig:
     def window(self, now: datetime) -> Window | None:
         """Return the time in which a dataset must have a frame; `None` where any will do."""
         if self.group == "recent":
-            # A frame of this very moment is recent too.
-            return Window(now - timedelta(days=self.ndays), now + timedelta(microseconds=1))
+            # A frame of this very moment is recent too; and none is older than the calendar.
+            start = now - timedelta(days=self.ndays) if self.ndays < (now - _FIRST).days else _FIRST
+            return Window(start, now + timedelta(microseconds=1))
         if self.group == "date" and self.start and self.end:
             first, last = (datetime(d.year, d.month, d.day, tzinfo=UTC) for d in (self.start, self.end))
-            return Window(first, last + timedelta(days=1))
+            return Window(first, min(last, _LAST) + timedelta(days=1))
         return None
 
 
@@ -105,8 +110,6 @@ def read_manager_config(path: Path) -> ManagerConfig:
         raise _wrong(found, "end_date", f"{end} is before start_date {start}", "exchange them")
     if group == "file" and not chosen.get("file"):
         raise _wrong(found, "file", "group 'file' needs a file", "name the file that lists the datasets")
-    if group == "recent" and not chosen.get("ndays"):
-        raise _wrong(found, "ndays", "group 'recent' needs a number of days", "write 1.5 for instance")
     return ManagerConfig(
         root=Path(content["data_reduction_dir"]).expanduser(),
         instruments=tuple(dict.fromkeys(content["instrument_list"])),
@@ -114,8 +117,8 @@ def read_manager_config(path: Path) -> ManagerConfig:
         list_file=Path(chosen["file"]).expanduser() if group == "file" else None,
         start=start,
         end=end,
-        ndays=float(chosen.get("ndays") or 0.0),
-        max_parallel=content.get("max_parallel", 5),
+        ndays=_days(found) if group == "recent" else 0.0,
+        max_parallel=int(content.get("max_parallel", 5)),
         log_folder=Path(content["log_dir"]).expanduser() if content.get("log_dir") else None,
     )
 
@@ -124,11 +127,21 @@ def _wrong(found: CheckedYaml, key: str, message: str, remedy: str) -> BadInputE
     return found.wrong(["dataset_selection", key], message, remedy)
 
 
+def _days(found: CheckedYaml) -> float:
+    try:
+        days = float(found.content["dataset_selection"].get("ndays") or 0.0)
+    except ValueError:
+        days = math.nan
+    if not days > 0:
+        raise _wrong(found, "ndays", "group 'recent' needs a number of days", "write 1.5 for instance")
+    return days
+
+
 def _date(found: CheckedYaml, key: str) -> date:
     text = found.written("dataset_selection", key).strip()
     if text.lower() in ("", "none", "null", "~"):
         raise _wrong(found, key, f"group 'date' needs a {key}", "write 'YYYY-MM-DD'")
     try:
-        return date.fromisoformat(text)
+        return datetime.strptime(text, "%Y-%m-%d").date()
     except ValueError:
         raise _wrong(found, key, f"{text!r} is no date", "write 'YYYY-MM-DD'") from None

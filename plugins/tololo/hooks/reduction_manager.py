@@ -108,7 +108,7 @@ def _reduce(reduction: DatasetReduction) -> str:
     except NothingToDoError as nothing:
         _log.info("%s: skipped: %s", folder, nothing)
         return "skipped"
-    except TololoError as error:
+    except (TololoError, OSError) as error:  # a full disk too: the others go on
         _log.error("%s: failed: %s", folder, error)
         return "failed"
     _log.info("%s: %d frames, %d new", folder, made["frames"], made["measured"])

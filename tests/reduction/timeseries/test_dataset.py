@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from astropy.io import fits
 
 from reduction.timeseries.datasets import configure, copied, edit, files, make_dataset, residuals
 from tololo.facility.errors import BadInputError, NothingToDoError
+from tololo.reduction.timeseries import measurements
 from tololo.reduction.timeseries.dataset import DatasetReport, reduce_dataset
 from tololo.reduction.timeseries.outputs import COLUMNS, read_light_curve
+from tololo.reduction.timeseries.plots import plot_apertures, plot_light_curve
+from tololo.reduction.timeseries.series import build_series
+from tololo.reduction.timeseries.stars import read_stars
 from tololo.simulation.timeseries import SeriesTruth
 
 
@@ -241,6 +247,121 @@ def test_without_a_reference_catalogue_magnitudes_are_instrumental(folder: Path,
     assert np.ptp(off) < 0.06
     facility = reduced(folder, reference_catalog=truth.reference)
     assert facility.calibrated
+
+
+def test_one_frame_is_enough(folder: Path) -> None:
+    for path in files(folder)[1:]:
+        path.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reduced(folder).detections == 1
+
+
+@pytest.mark.parametrize("bad", ["another field", "clouded over"])
+def test_a_bad_first_frame_does_not_give_the_stars(folder: Path, truth: SeriesTruth, bad: str) -> None:
+    """Without a reference catalogue nothing else would tell that it is of no use."""
+    configure(SeriesTruth(folder, *list(vars(truth).values())[1:]), reference_catalog=None)
+    first, second, *rest = files(folder)
+    for path in rest[1:]:
+        path.unlink()
+    if bad == "another field":
+        with fits.open(first) as hdus:
+            edit(first, CRVAL2=hdus["SCI"].header["CRVAL2"] + 0.5)
+    else:
+        with fits.open(first, mode="update") as hdus:
+            hdus["CAT"].data = hdus["CAT"].data[:3]
+    report = reduced(folder)
+    assert (report.frames, list(report.set_aside)) == (2, [first.stem])
+    assert second.stem in (folder / "star_catalog.ecsv").read_text()
+
+
+@pytest.mark.parametrize("off", [0.03, 5.0])
+def test_a_target_beside_all_frames_is_an_error(folder: Path, off: float) -> None:
+    for path in files(folder)[2:]:
+        path.unlink()
+    config = folder / "reduction_config.yaml"
+    before = config.read_text()
+    config.write_text(before.replace("'-25.50847'", f"'{off - 25.50847}'"))
+    assert config.read_text() != before
+    with pytest.raises(
+        BadInputError, match=r"lies on none of the 2 frames.*reduction_config\.yaml.*target\.RA"
+    ):
+        reduce_dataset(folder)
+    config.write_text(before)
+    assert reduced(folder).detections == 2
+
+
+def test_a_target_that_is_saturated_everywhere(folder: Path) -> None:
+    for path in files(folder)[3:]:
+        path.unlink()
+    for path in files(folder):
+        edit(path, SATURATE=3000.0)
+    report = reduced(folder)
+    assert (report.frames, report.detections, report.limits) == (3, 0, 0)
+    assert report.light_curve.read_text().splitlines() == [",".join(COLUMNS)]
+    assert "saturated on 3 frames" in (folder / "aperture_pipeline.log").read_text()
+
+
+def test_a_target_beside_the_sharpest_frame(folder: Path, truth: SeriesTruth) -> None:
+    """The figure is of another one."""
+    paths = files(folder)
+    reduced(folder)
+    stars = read_stars(folder)
+    assert stars
+    series = build_series([measurements.read(folder, path) for path in paths], stars)
+    sharpest = min(series.measurements, key=lambda m: (m.facts["fwhm"], m.image_id))
+    sharpest.stars["flags"][0] = 1
+    sharpest.stars["x"][0] = np.nan
+    figure = plot_apertures(series, "x", {path.stem: path for path in paths})
+    assert figure.axes[0].get_title() not in ("", sharpest.image_id)
+
+
+def test_times_of_one_night_can_be_told_apart_in_the_figure(folder: Path) -> None:
+    paths = files(folder)[:4]
+    reduced(folder)
+    stars = read_stars(folder)
+    assert stars
+    measured = [measurements.read(folder, path) for path in paths]
+    for n, item in enumerate(measured):
+        item.facts["mjd_utc"] = 60432.1 + 0.01 * n
+    for few in (measured, measured[:1]):
+        figure = plot_light_curve(build_series(few, stars), "x")
+        figure.canvas.draw()
+        shown = [label.get_text() for label in figure.axes[2].get_xticklabels()]
+        assert len(set(shown)) == len(shown) > 2
+        low, high = figure.axes[2].get_xlim()
+        assert high - low <= 1
+
+
+def test_the_catalogue_of_the_facility_may_lack_a_filter(
+    folder: Path, truth: SeriesTruth, tmp_path: Path
+) -> None:
+    catalog = tmp_path / "other.csv"
+    catalog.write_text("ra,dec,gmag,rmag\n262.6,-25.5,16,15\n")
+    own = SeriesTruth(folder, *list(vars(truth).values())[1:])
+    configure(own, reference_catalog=None)
+    report = reduced(folder, reference_catalog=catalog)
+    assert (report.frames, report.calibrated) == (8, False)
+    assert "no magnitudes for the filter ip" in (folder / "aperture_pipeline.log").read_text()
+    configure(own, reference_catalog=str(catalog))
+    with pytest.raises(BadInputError, match="no magnitudes for the filter ip"):
+        reduced(folder)
+
+
+def test_what_could_not_be_read_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, opened = files(folder)[4], fits.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(fits, "open", refuse)
+    report = reduced(folder)
+    assert (report.frames, report.unread, list(report.set_aside)) == (7, 1, [locked.stem])
+    monkeypatch.undo()
+    report = reduced(folder)
+    assert (report.frames, report.measured, report.unread, report.set_aside) == (8, 1, 0, {})
 
 
 def test_what_cannot_be_done_is_said_at_once(folder: Path, truth: SeriesTruth, tmp_path: Path) -> None:

@@ -63,11 +63,14 @@ def test_a_time_without_a_fraction(tmp_path: Path) -> None:
     [
         ({"WCSERR": 4}, "astrometric fit failed .WCSERR 4"),
         ({"WCSERR": None}, "no WCSERR"),
+        ({"WCSERR": "N/A"}, "astrometric fit failed .WCSERR N/A"),
+        ({"RLEVEL": "N/A"}, "not reduced"),
         ({"RLEVEL": 0}, "not reduced"),
         ({"RLEVEL": None}, "not reduced"),
         ({"OBSTYPE": "BIAS"}, "OBSTYPE is BIAS"),
         ({"FILTER": None, "DATE-OBS": "N/A"}, "lacks DATE-OBS, FILTER"),
         ({"DATE-OBS": "yesterday"}, "cannot be read"),
+        ({"DATE-OBS": "2024-05-02"}, "DATE-OBS 2024-05-02 has no time of day"),
         ({"RA": "noon"}, "no angle"),
     ],
 )
@@ -88,6 +91,24 @@ def test_a_file_that_is_damaged(tmp_path: Path) -> None:
         read_frame(path)
     with pytest.raises(BadInputError, match="shape"):
         read_frame(write_frame(tmp_path / "y.fits", mask=np.zeros((4, 5), np.uint8)))
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+def test_a_packed_file_that_is_damaged(tmp_path: Path, fill: int) -> None:
+    noise = np.random.default_rng(1).normal(100, 10, (200, 300)).astype(np.float32)
+    path = write_frame(tmp_path / "x.fits.fz", noise, compress=True)
+    content = bytearray(path.read_bytes())
+    content[20000:24000] = bytes([fill]) * 4000
+    path.write_bytes(content)
+    with pytest.raises(BadInputError, match="cannot be read"):
+        read_frame(path)
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, "N/A", None])
+def test_a_gain_that_is_none(tmp_path: Path, gain: float | str | None) -> None:
+    frame = read_frame(write_frame(tmp_path / "x.fits", cards={"GAIN": gain, "RDNOISE": -1.0}))
+    assert (frame.info.gain, frame.info.read_noise) == (1.0, 0.0)
+    assert np.isfinite(frame.error).all()
 
 
 @needs(LCO)

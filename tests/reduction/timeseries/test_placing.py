@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from reduction.timeseries.datasets import SMALL, files, make_dataset
 from tololo.facility.errors import BadInputError
 from tololo.reduction.timeseries.frames import Frame, read_frame
-from tololo.reduction.timeseries.placing import place
+from tololo.reduction.timeseries.placing import place, shows
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,19 @@ def test_stars_far_away_and_on_the_other_side_of_the_sky_lie_nowhere(field: tupl
     found = place(frame, ra, dec)
     assert np.isnan(found.x[-2:]).all()
     assert np.isfinite(found.x[0])
+
+
+def test_what_lies_on_a_frame(field: tuple[Frame, Table]) -> None:
+    frame, stars = field
+    ra, dec = float(stars["ra"][0]), float(stars["dec"][0])
+    pixel = 0.389 / 3600
+    assert shows(frame, ra, dec)
+    assert shows(frame, ra, dec + 170 * pixel), "so near that the WCS may be wrong by it"
+    assert not shows(frame, ra, dec + 250 * pixel)
+    assert not shows(frame, ra + 90, dec)
+    header = frame.header.copy()
+    del header["CTYPE1"], header["CTYPE2"], header["CRVAL1"]
+    assert not shows(replace(frame, header=header), ra, dec)
 
 
 def test_another_field_few_stars_and_no_wcs(field: tuple[Frame, Table]) -> None:

@@ -59,6 +59,22 @@ def test_what_is_wrong_with_a_reference_catalogue_is_said(tmp_path: Path) -> Non
         read_reference(tmp_path / "nothing.fits", "ip")
 
 
+def test_numbers_that_stand_for_unknown_ones_are_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "stars.txt"
+    path.write_text("ra dec gmag gmagerr rmag\n1 1 -999 0.1 15\n1 2 16 -999 99.99\n1 3 17 0.01 16\n")
+    found = read_reference(path, "gp")
+    assert list(found["magnitude"]) == [16.0, 17.0]
+    assert list(found["error"]) == [0.02, 0.01]
+    np.testing.assert_allclose(found["color"], [np.nan, 1.0])
+
+
+@pytest.mark.parametrize("name", ["stars", "stars.cat", "stars.fits"])
+def test_a_reference_catalogue_of_unknown_kind(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("ra,dec,mag\n1,2,3\n")
+    with pytest.raises(BadInputError, match=r"cannot be read.*\.ecsv"):
+        read_reference(tmp_path / name, "ip")
+
+
 def test_the_stars_of_a_field(truth: SeriesTruth) -> None:
     frame = read_frame(files(truth.folder)[0])
     stars = find_stars(frame, 262.60625, -25.50847, read_reference(truth.reference, "ip"), "x")
@@ -94,6 +110,22 @@ def test_without_a_catalogue_and_without_a_source_at_the_target(truth: SeriesTru
     assert len(stars.ra) == len(frame.catalogue) + 1
     assert np.isnan([stars.flux[0], stars.magnitude[0]]).all()
     assert np.isnan(stars.magnitude).all()
+
+
+def test_without_a_catalogue_a_frame_needs_stars_and_a_wcs(truth: SeriesTruth) -> None:
+    frame = read_frame(files(truth.folder)[0])
+    none, half = frame.header.copy(), frame.header.copy()
+    del none["CTYPE1"], none["CTYPE2"]
+    half["CTYPE1"] = "DEC--TAN"
+    for bad, says in (
+        (replace(frame, catalogue=frame.catalogue[:5]), "5 stars"),
+        (replace(frame, catalogue=frame.catalogue[:0]), "0 stars"),
+        (replace(frame, header=none), "no usable WCS"),
+        (replace(frame, header=half), "no usable WCS"),
+    ):
+        with pytest.raises(BadInputError, match=says) as caught:
+            find_stars(bad, 262.60625, -25.50847, None)
+        assert caught.value.where == str(frame.path)
 
 
 def test_written_and_read_again(truth: SeriesTruth, tmp_path: Path) -> None:

@@ -8,22 +8,34 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tololo.facility.dataset_config import DatasetConfig, read_dataset_config
+import numpy as np
+
+from tololo.facility.dataset_config import FILE, DatasetConfig, read_dataset_config
 from tololo.facility.dataset_folders import frames
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.reduction.timeseries import measurements
 from tololo.reduction.timeseries.frames import Frame, filter_of, image_id_of, read_frame
 from tololo.reduction.timeseries.outputs import write_light_curve, write_photometry
-from tololo.reduction.timeseries.photometry import Apertures, Photometry, measure
-from tololo.reduction.timeseries.placing import Placement, place
+from tololo.reduction.timeseries.photometry import FLAG_NAMES, OFF_FRAME, Apertures, Photometry, measure
+from tololo.reduction.timeseries.placing import Placement, place, shows
 from tololo.reduction.timeseries.plots import draw_plots
 from tololo.reduction.timeseries.psf_photometry import measure_psf
 from tololo.reduction.timeseries.report import DatasetReport
 from tololo.reduction.timeseries.series import Series, build_series
-from tololo.reduction.timeseries.stars import Stars, find_stars, read_reference, read_stars
+from tololo.reduction.timeseries.stars import (
+    NoMagnitudesError,
+    Stars,
+    find_stars,
+    read_reference,
+    read_stars,
+)
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 LOG = "aperture_pipeline.log"
 
@@ -64,7 +76,7 @@ def reduce_dataset(
     Raises
     ------
     BadInputError
-        The configuration or the reference catalogue is wrong.
+        The configuration or the reference catalogue is wrong, or the target lies on no frame.
     NothingToDoError
         There are no frames, or none that can be used.
     """
@@ -84,15 +96,23 @@ def reduce_dataset(
             if heartbeat:
                 heartbeat()
         measurements.forget_others(folder, list(paths.values()))
-        series = build_series([measurements.read(folder, path) for path in paths.values()], stars)
+        found_on = [measurements.read(folder, path) for path in paths.values()]
+        series = build_series(found_on, stars)
         for image_id, reason in series.set_aside.items():
             _log.warning("%s: %s", image_id, reason)
+        if (series.flags[:, 0] & OFF_FRAME).all():
+            raise BadInputError(
+                f"The target lies on none of the {len(series.measurements)} frames, not with all its light",
+                f"{folder / FILE}, keys target.RA and target.Dec: {target.ra:.6f} {target.dec:+.6f} degrees",
+                "mend them, or put frames of the target there",
+            )
         drawn: tuple[Path, ...] = ()
         if plots:
             first = series.measurements[0].facts
             title = f"{target.name} · {first['instrument']} · {first['filter']}"
             drawn = draw_plots(folder, series, title, paths, heartbeat)
-        report = _write(folder, config, stars, series, measured, drawn)
+        unread = sum(not item.kept for item in found_on)
+        report = _write(folder, config, stars, series, measured, unread, drawn)
         _log.info("%s", report)
     return report
 
@@ -130,8 +150,8 @@ def _one_file_each(paths: list[Path]) -> dict[str, Path]:
 def _stars(folder: Path, config: DatasetConfig, paths: list[Path], facility_catalog: Path | None) -> Stars:
     """Return the stars of a dataset; found on its reference frame the first time.
 
-    That is the frame that is configured, else the first by name that can be trusted: it must not depend on
-    which frames were there when the dataset was reduced first.
+    That is the frame that is configured, else the first by name that can be trusted and has the target on
+    it: it must not depend on which frames were there when the dataset was reduced first.
     """
     name = config.photometry.reference_catalog
     catalog = folder / name if name else facility_catalog
@@ -147,9 +167,15 @@ def _stars(folder: Path, config: DatasetConfig, paths: list[Path], facility_cata
         path = _configured(folder, config.photometry.reference_image, paths)
         return _stars_of(folder, config, read_frame(path), catalog)
     reasons = []
-    for path in _candidates(folder, paths):
+    beside: list[Path] = []
+    # A frame of another field would have no star in common with the others: only where there is no better.
+    for path in chain(_candidates(folder, paths), beside):
         try:
-            return _stars_of(folder, config, read_frame(path), catalog)
+            frame = read_frame(path)
+            if path not in beside and not shows(frame, config.target.ra, config.target.dec):
+                beside.append(path)
+                continue
+            return _stars_of(folder, config, frame, catalog)
         except BadInputError as error:
             if error.where != str(path):  # it is the catalogue's fault
                 raise
@@ -181,15 +207,27 @@ def _stars_of(folder: Path, config: DatasetConfig, frame: Frame, catalog: Path |
     status = frame.path.stat()
     content = hashlib.sha256(catalog.read_bytes()).hexdigest() if catalog else ""
     place = config.target.ra, config.target.dec
-    parts = [measurements.VERSION, *place, frame.path.name, status.st_size, status.st_mtime_ns, content]
+    own = bool(config.photometry.reference_catalog)
+    parts = [measurements.VERSION, *place, frame.path.name, status.st_size, status.st_mtime_ns, content, own]
     origin = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
     known = read_stars(folder)
     if known and known.origin == origin:
         return known
-    reference = read_reference(catalog, frame.info.filter) if catalog else None
+    reference = _reference(catalog, frame.info.filter, own=own) if catalog else None
     stars = find_stars(frame, *place, reference, origin)
     stars.write(folder)
     return stars
+
+
+def _reference(catalog: Path, filter_name: str, *, own: bool) -> Table | None:
+    """Read a reference catalogue; `None` if that of the facility lacks the filter, which others have."""
+    try:
+        return read_reference(catalog, filter_name)
+    except NoMagnitudesError as error:
+        if own:
+            raise
+        _log.warning("Magnitudes are instrumental. %s", error)
+        return None
 
 
 def _measure(folder: Path, config: DatasetConfig, stars: Stars, path: Path, again: bool) -> bool:
@@ -213,7 +251,9 @@ def measure_frame(
         placement = place(frame, stars.ra, stars.dec, stars.flux)
         photometry, aperture = _photometry(frame, placement, config)
     except BadInputError as error:
-        measurements.write(folder, path, fingerprint, _reason(error), {}, None)
+        # What the system does not let us read now (a right, a disk) it may next time: not to be kept.
+        passing = isinstance(error.__cause__, OSError) and error.__cause__.errno is not None
+        measurements.write(folder, path, "" if passing else fingerprint, _reason(error), {}, None)
         return
     facts = measurements.facts_of(frame, placement, photometry, aperture)
     measurements.write(folder, path, fingerprint, "", facts, photometry.stars)
@@ -241,6 +281,7 @@ def _write(
     stars: Stars,
     series: Series,
     measured: int,
+    unread: int,
     plots: tuple[Path, ...],
 ) -> DatasetReport:
     """Write the tables of a dataset, and last its summary."""
@@ -254,6 +295,10 @@ def _write(
     light_curve, _ = write_light_curve(folder, config.target.name, config.tom.data_label, curve)
     first = series.measurements[0].facts
     usable = curve["flags"] == 0
+    if not usable.any():
+        counts = {name: np.count_nonzero(curve["flags"] & bit) for bit, name in FLAG_NAMES.items()}
+        said = ", ".join(f"{name} on {count} frames" for name, count in counts.items() if count)
+        _log.warning("The light curve has no point. The target: %s", said)
     calibration, air = series.calibration, series.extinction
     report = DatasetReport(
         folder=folder,
@@ -266,6 +311,7 @@ def _write(
         measured=measured,
         known=len(series.measurements) + len(series.set_aside) - measured,
         set_aside=series.set_aside,
+        unread=unread,
         stars=len(stars.ra),
         calibrated=calibration.calibrated,
         zero_point=calibration.zero_point,
@@ -273,7 +319,7 @@ def _write(
         color_term=calibration.color_term.slope if calibration.color_term.fitted else math.nan,
         extinction=-air.slope if air.fitted else math.nan,
         detections=int((curve["detected"] & usable).sum()),
-        limits=int((usable & (curve["limit"] > 0)).sum()),
+        limits=int((usable & np.isfinite(curve["limit"])).sum()),
         target_contamination=crowd,
         light_curve=light_curve,
         photometry=photometry,

@@ -151,7 +151,7 @@ def _least_squares(value: Floats, weight: Floats) -> tuple[Floats, Floats]:
     told &= weight.sum(axis=1) > 0
     # The offsets are free by a constant: a row that asks for a sum of 0 takes that freedom away.
     inner = matrix[np.ix_(told, told)]
-    inner = inner + np.trace(inner) / len(inner) ** 2
+    inner = inner + np.trace(inner) / max(1, len(inner)) ** 2
     offset = np.zeros(len(value))
     offset[told] = np.linalg.solve(inner, right[told])
     mean = np.zeros(value.shape[1])

@@ -17,7 +17,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import NDArray
 
 from tololo.facility.angles import degrees
-from tololo.facility.errors import BadInputError
+from tololo.facility.errors import BadInputError, TololoError
 from tololo.reduction.timeseries.sources import find_sources
 from tololo.reduction.timeseries.times import FrameTimes, frame_times
 
@@ -125,7 +125,7 @@ def why_unreduced(hdus: fits.HDUList) -> str:
         return f"it is not reduced: {len(science)} amplifiers, not yet one image"
     if not science:
         return "it is not reduced: there is no image SCI"
-    if int(science[0].header.get("RLEVEL", 0) or 0) <= 0:
+    if _number(science[0].header, "RLEVEL", 0.0) <= 0:
         return "it is not reduced: its RLEVEL is 0 or missing"
     return ""
 
@@ -134,7 +134,7 @@ def why_untrusted(header: fits.Header) -> str:
     """Say why the WCS of a reduced frame cannot be trusted; empty if it can."""
     if "WCSERR" not in header:
         return "it does not say whether its astrometry succeeded (no WCSERR)"
-    if int(header["WCSERR"]) != 0:
+    if _number(header, "WCSERR") != 0:
         return f"its astrometric fit failed (WCSERR {header['WCSERR']})"
     return ""
 
@@ -175,7 +175,9 @@ def read_frame(path: Path, target: tuple[float, float] | None = None) -> Frame:
             image = np.array(science.data, dtype=np.float32)
             noise, mask = (_plane(hdus, name, image.shape, where) for name in ("ERR", "BPM"))
             catalogue = _catalogue(hdus)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, VerifyError) as wrong:
+    except (TololoError, MemoryError):
+        raise
+    except Exception as wrong:  # the codecs of compressed images have error classes of their own
         raise BadInputError(f"The frame cannot be read: {wrong}", where, remedy) from wrong
     bad = ~np.isfinite(image) | (image >= info.saturation)
     if mask is not None:
@@ -191,22 +193,21 @@ def read_frame(path: Path, target: tuple[float, float] | None = None) -> Frame:
 
 
 def _info(path: Path, header: fits.Header, target: tuple[float, float] | None) -> FrameInfo:
+    where, remedy = str(path), "the other frames go on without it"
     if missing := [name for name in _NEEDED if header.get(name) in (None, "", "N/A", "UNKNOWN")]:
-        raise BadInputError(
-            f"The frame is set aside: its header lacks {', '.join(missing)}",
-            str(path),
-            "the other frames go on without it",
-        )
+        raise BadInputError(f"The frame is set aside: its header lacks {', '.join(missing)}", where, remedy)
     pointing = degrees(str(header["RA"]), hours=True), degrees(str(header["DEC"]), hours=False)
     ra, dec = target or pointing
     site = tuple(_number(header, name, 0.0) for name in ("LONGITUD", "LATITUDE", "HEIGHT"))
     exposure_time = float(header["EXPTIME"])
     if not 0 < exposure_time < math.inf:
         raise BadInputError(
-            f"The frame is set aside: its exposure time is {exposure_time:g} s",
-            str(path),
-            "the other frames go on without it",
+            f"The frame is set aside: its exposure time is {exposure_time:g} s", where, remedy
         )
+    begin = str(header["DATE-OBS"])
+    times = frame_times(begin, exposure_time, ra, dec, (site[0], site[1], site[2]))
+    if "T" not in begin:  # a day alone is a time for astropy, which is midnight
+        raise BadInputError(f"The frame is set aside: its DATE-OBS {begin} has no time of day", where, remedy)
     limits = [value for name in ("SATURATE", "MAXLIN") if (value := _number(header, name)) > 0]
     return FrameInfo(
         image_id=image_id_of(path),
@@ -214,13 +215,13 @@ def _info(path: Path, header: fits.Header, target: tuple[float, float] | None) -
         instrument=str(header["INSTRUME"]),
         telescope=str(header.get("TELESCOP", "")),
         site=str(header.get("SITEID", "")),
-        times=frame_times(str(header["DATE-OBS"]), exposure_time, ra, dec, (site[0], site[1], site[2])),
+        times=times,
         exposure_time=exposure_time,
         airmass=_number(header, "AIRMASS"),
         fwhm=_number(header, "L1FWHM"),
         pixel_scale=_pixel_scale(header),
-        gain=_number(header, "GAIN", 1.0),
-        read_noise=_number(header, "RDNOISE", 0.0),
+        gain=gain if (gain := _number(header, "GAIN")) > 0 else 1.0,
+        read_noise=max(0.0, _number(header, "RDNOISE", 0.0)),
         saturation=min(limits, default=math.inf),
         level=int(_number(header, "RLEVEL", 0.0)),
     )

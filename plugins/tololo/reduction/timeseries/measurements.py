@@ -40,12 +40,15 @@ class Measurement:
         Of the frame: times, filter, telescope, airmass, seeing, matched stars ...
     stars : structured `numpy.ndarray`
         As `photometry.measure` returns them, in the order of the dataset's stars; empty if set aside.
+    kept : `bool`
+        Whether it counts next time too; not if the file could not be read for a reason that may pass.
     """
 
     image_id: str
     reason: str
     facts: dict[str, Any]
     stars: NDArray[np.void]
+    kept: bool = True
 
 
 def fingerprint_of(path: Path, settings: dict[str, Any]) -> str:
@@ -106,7 +109,9 @@ def read(folder: Path, path: Path) -> Measurement:
     stars = np.zeros(table.num_rows, [(name, values.dtype) for name, values in columns.items()])
     for name, values in columns.items():
         stars[name] = values
-    return Measurement(content["image_id"], content["reason"], content["facts"], stars)
+    return Measurement(
+        content["image_id"], content["reason"], content["facts"], stars, bool(content["fingerprint"])
+    )
 
 
 def forget_others(folder: Path, paths: list[Path]) -> None:

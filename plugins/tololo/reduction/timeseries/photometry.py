@@ -21,6 +21,14 @@ OFF_FRAME, MASKED, SATURATED, NO_SKY, NOT_FITTED = 1, 2, 4, 8, 16
 """Bits of ``flags``: beside the frame (also in part), bad pixels in the aperture, saturated ones, no sky, the
 fit of the PSF failed."""
 
+FLAG_NAMES = {
+    OFF_FRAME: "beside the frame",
+    MASKED: "bad pixels",
+    SATURATED: "saturated",
+    NO_SKY: "no sky",
+    NOT_FITTED: "not fitted",
+}
+
 WHOLE = 2.5
 """Apertures by which the circle is larger that holds all the light of a star."""
 

@@ -65,6 +65,18 @@ class Placement:
         return np.asarray(ra, float), np.asarray(dec, float)
 
 
+def shows(frame: Frame, ra: float, dec: float) -> bool:
+    """Tell whether a place lies on a frame by its own WCS, or so near that it may."""
+    ny, nx = frame.image.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        try:
+            x, y = _nominal(WCS(frame.header), (ny, nx), np.array([ra]), np.array([dec]))[0]
+        except (WcsError, NoConvergence, ValueError, AttributeError):
+            return False
+    return bool(-SEARCH < x < nx + SEARCH and -SEARCH < y < ny + SEARCH)
+
+
 def place(frame: Frame, ra: Floats, dec: Floats, brightness: Floats | None = None) -> Placement:
     """Find where stars lie on a frame; nothing is written into the frame.
 

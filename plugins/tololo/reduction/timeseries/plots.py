@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.timeseries.frames import read_frame
-from tololo.reduction.timeseries.photometry import Apertures
+from tololo.reduction.timeseries.photometry import OFF_FRAME, Apertures
 from tololo.reduction.timeseries.series import Series
 
 Floats = NDArray[np.float64]
@@ -89,12 +89,13 @@ def plot_light_curve(series: Series, title: str) -> Figure:
     bottom.errorbar(curve["mjd_utc"], series.scale, series.scale_err, fmt=".", color=INK, ms=5, lw=1)
     bottom.set_ylabel("zero point\n(mag)", color=INK)
     # Days of an MJD in full: an offset beside the axis is overlooked.
-    bottom.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:.6g}" if value % 1 else f"{value:.0f}")
-    )
+    bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
     bottom.xaxis.set_major_locator(MaxNLocator(7))
     bottom.set_xlabel("MJD (UTC)", color=INK)
+    if np.ptp(curve["mjd_utc"]) == 0:  # of one time matplotlib would make years
+        bottom.set_xlim(curve["mjd_utc"][0] - 0.5, curve["mjd_utc"][0] + 0.5)
     for axes in (top, middle, bottom):
+        axes.ticklabel_format(axis="y", useOffset=False)
         _tidy(axes)
     return figure
 
@@ -170,9 +171,9 @@ def scatter_table(series: Series) -> Table:
 
 
 def plot_apertures(series: Series, title: str, frames: dict[str, Path]) -> Figure:
-    """Draw the sharpest frame with the apertures, and the target with the ring of its sky."""
+    """Draw the sharpest frame of the target with the apertures, and the target with the ring of its sky."""
     sharp = sorted(
-        (m for m in series.measurements if m.image_id in frames),
+        (m for m in series.measurements if m.image_id in frames and not m.stars["flags"][0] & OFF_FRAME),
         key=lambda m: (np.nan_to_num(m.facts["fwhm"], nan=math.inf), m.image_id),
     )
     figure = _figure((12.5, 6.6), title)

@@ -35,6 +35,8 @@ class DatasetReport:
         Files that were measured now, and before.
     set_aside : `dict` [`str`, `str`]
         Frames that do not count, and why.
+    unread : `int`
+        Files that the system did not let us read; they are tried again.
     stars : `int`
         In the list, the target included.
     zero_point, zero_point_error : `float`
@@ -60,6 +62,7 @@ class DatasetReport:
     measured: int
     known: int
     set_aside: dict[str, str]
+    unread: int
     stars: int
     calibrated: bool
     zero_point: float

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from astropy.io.registry import IORegistryError
 from astropy.table import Table
-from astropy.wcs import WCS
+from astropy.wcs import WCS, WcsError
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from tololo.facility.errors import BadInputError
 from tololo.reduction.formats.tract import unit_vectors
 from tololo.reduction.timeseries.frames import Frame
-from tololo.reduction.timeseries.placing import place
+from tololo.reduction.timeseries.placing import MIN_STARS, place
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +26,9 @@ FILE = "star_catalog.ecsv"
 
 SAME = 1.5
 """Arcsec within which a source of the reference frame and a star of the catalogue are one."""
+
+FAINTEST = 50.0
+"""Mag; values beyond it, to either side, stand for unknown ones (-999, 99.99 ...)."""
 
 BANDS = {
     "up": ("u", "u", "g"),
@@ -39,6 +43,10 @@ BANDS = {
 
 
 COLUMNS = ("ra", "dec", "flux", "magnitude", "error", "color")
+
+
+class NoMagnitudesError(BadInputError):
+    """The reference catalogue has no magnitudes for a filter."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +130,17 @@ def read_reference(path: Path, filter_name: str) -> Table:
     Raises
     ------
     BadInputError
-        It cannot be read, or has no magnitudes for the filter.
+        It cannot be read, or (`NoMagnitudesError`) has no magnitudes for the filter.
     """
     where = f"reference catalogue {path}"
     try:
-        table = Table.read(path, format="ascii" if path.suffix == ".dat" else None)
-    except (OSError, ValueError, TypeError, IndexError) as wrong:
+        table = Table.read(path, format="ascii" if path.suffix in (".dat", ".txt") else None)
+    except (OSError, ValueError, TypeError, IndexError, IORegistryError) as wrong:
         said = str(wrong).partition("\n")[0]
         raise BadInputError(
-            f"The reference catalogue cannot be read: {said}", where, "see docs/datasets.md"
+            f"The reference catalogue cannot be read: {said}",
+            where,
+            "write it as .csv, .ecsv, .dat, .fits or .parquet; see docs/datasets.md",
         ) from wrong
     names = {name.lower(): name for name in table.colnames}
     if missing := [name for name in ("ra", "dec") if name not in names]:
@@ -151,15 +161,20 @@ def read_reference(path: Path, filter_name: str) -> Table:
             ) from wrong
         return np.asarray(values, float)
 
+    def magnitudes(name: str) -> Floats:
+        values = column(name)
+        with np.errstate(invalid="ignore"):
+            return np.where(np.abs(values) < FAINTEST, values, np.nan)
+
     if "mag" in names:
-        magnitude, error, color = column("mag"), column("mag_error"), column("color")
+        magnitude, error, color = magnitudes("mag"), magnitudes("mag_error"), magnitudes("color")
     elif filter_name in BANDS and f"{BANDS[filter_name][0]}mag" in names:
         band, blue, red = BANDS[filter_name]
-        magnitude, error = column(f"{band}mag"), column(f"{band}magerr")
-        color = column(f"{blue}mag") - column(f"{red}mag")
+        magnitude, error = magnitudes(f"{band}mag"), magnitudes(f"{band}magerr")
+        color = magnitudes(f"{blue}mag") - magnitudes(f"{red}mag")
     else:
         known = ", ".join(sorted(BANDS))
-        raise BadInputError(
+        raise NoMagnitudesError(
             f"The reference catalogue has no magnitudes for the filter {filter_name}",
             where,
             f"add a column mag, or gmag, rmag ... for one of the filters {known}",
@@ -169,7 +184,7 @@ def read_reference(path: Path, filter_name: str) -> Table:
             "ra": column("ra"),
             "dec": column("dec"),
             "magnitude": magnitude,
-            "error": np.where(np.isfinite(error), error, 0.02),
+            "error": np.where(error >= 0, error, 0.02),  # also where it is not known
             "color": color,
         }
     )
@@ -194,7 +209,8 @@ def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None, ori
     Raises
     ------
     BadInputError
-        The frame's sources cannot be recognised among the stars of the catalogue.
+        The frame's sources cannot be recognised among the stars of the catalogue; or, without one, are too
+        few for other frames to be recognised by, or the frame has no celestial WCS.
 
     Notes
     -----
@@ -204,7 +220,7 @@ def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None, ori
     x, y, own_flux = (np.asarray(frame.catalogue[name], float) for name in ("x", "y", "flux"))
     if reference is None:
         reference = Table({name: np.empty(0) for name in ("ra", "dec", "magnitude", "error", "color")})
-        own_ra, own_dec = WCS(frame.header).all_pix2world(x, y, 0) if len(x) else (x, y)
+        own_ra, own_dec = _by_its_wcs(frame, x, y)
     else:
         star_ra, star_dec = (np.asarray(reference[name], float) for name in ("ra", "dec"))
         placement = place(frame, star_ra, star_dec, -np.asarray(reference["magnitude"], float))
@@ -235,6 +251,25 @@ def find_stars(frame: Frame, ra: float, dec: float, reference: Table | None, ori
         origin=origin,
         **{name: np.concatenate([first[name], values[rest]]) for name, values in columns.items()},
     )
+
+
+def _by_its_wcs(frame: Frame, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Return ra and dec of pixels as the frame itself has them."""
+    where, remedy = str(frame.path), "the other frames go on without it"
+    if len(x) < MIN_STARS:
+        raise BadInputError(
+            f"The frame is set aside: it shows {len(x)} stars (needed: {MIN_STARS})", where, remedy
+        )
+    try:
+        wcs = WCS(frame.header)
+        if not wcs.has_celestial:
+            raise ValueError("no celestial axes")
+        ra, dec = wcs.all_pix2world(x, y, 0)
+    except (WcsError, ValueError, AttributeError) as error:
+        raise BadInputError(
+            f"The frame is set aside: it has no usable WCS: {error}", where, remedy
+        ) from error
+    return np.asarray(ra, float), np.asarray(dec, float)
 
 
 def _nearest(ra: Floats, dec: Floats, other_ra: Floats, other_dec: Floats) -> NDArray[np.int64]:
