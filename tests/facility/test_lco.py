@@ -50,6 +50,15 @@ def test_what_belongs_to_no_dataset(name: str, value: str | None) -> None:
     assert frame_of(RECORD | {name: value}).dataset == ""
 
 
+@pytest.mark.parametrize("versions", [None, [], ["x"], [None], {"md5": "abc"}, "abc", [{"md5": None}]])
+def test_a_record_without_a_checksum(versions: Any) -> None:
+    assert frame_of(RECORD | {"version_set": versions}).md5 == ""
+
+
+def test_the_former_field_counts_where_the_new_one_is_empty() -> None:
+    assert frame_of(RECORD | {"target_name": "", "OBJECT": "MOA-2024-BLG-001"}).target == "MOA-2024-BLG-001"
+
+
 @pytest.mark.parametrize("filename", ["", "../x.fits", "a/b.fits", ".hidden.fits", "a b.fits"])
 def test_a_file_name_that_is_none(filename: str) -> None:
     with pytest.raises(BadInputError, match=r"cannot be that of a file.*/frames/7/"):
@@ -111,6 +120,8 @@ def test_times() -> None:
     assert read_time("2024-05-02T01:00:00+02:00", "x") == datetime(2024, 5, 1, 23, tzinfo=UTC)
     with pytest.raises(BadInputError, match=r"'2024-13-01' is no time.*param end"):
         read_time("2024-13-01", "param end")
+    with pytest.raises(BadInputError, match="is no time"):
+        read_time("9999-12-31", "param end", end=True)
 
 
 def test_proposals() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ def test_wrong_files(tmp_path: Path, old: str, new: str, says: str) -> None:
         read_tom_file(path)
     assert str(path) in str(caught.value)
     assert "word#1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["!word#1", "*word#1", "%word#1", "a: word#1", '"word#1', "!!int word#1", "@word#1", "2024-13-45"],
+)
+def test_a_password_that_is_no_yaml_is_not_repeated(tmp_path: Path, password: str) -> None:
+    path = written(tmp_path, USUAL.replace("'pass: word#1'", password))
+    with pytest.raises(BadInputError, match=r"Not YAML.*line \d.*single quotes") as caught:
+        read_tom_file(path)
+    assert "word#1" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_content_and_lines(tmp_path: Path) -> None:
         ("a: [\nb: 1", "Not YAML", ", line 2"),
         ("a: b: c", "Not YAML: mapping values are not allowed here", ", line 1"),
         ("a: \x00", "Not YAML", "file.yaml"),
+        ("a: 1\nb:\n  - x: 2024-13-45", "Not YAML: month must be in 1..12", ", line 3"),
         (b"a: \xff", "The file cannot be read", "file.yaml"),
     ],
 )

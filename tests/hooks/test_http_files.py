@@ -171,7 +171,7 @@ def test_no_credentials_go_along(
     assert "Authorization" not in server.seen[0][1]
 
 
-@pytest.mark.parametrize("url", ["", "frame.fits", "http://", "ftp://host/frame.fits"])
+@pytest.mark.parametrize("url", ["", "frame.fits", "http://", "ftp://host/frame.fits", "http://[::1"])
 def test_what_is_no_address(url: str, path: Path) -> None:
     with pytest.raises(BadInputError, match="address"):
         fetch(url, path, MD5, log=logging.getLogger("test"))

@@ -23,6 +23,7 @@ from tololo.facility.dataset_folders import frames as frames_of
 from tololo.facility.dataset_folders import scan
 from tololo.facility.disk import DiskError
 from tololo.facility.errors import BadInputError, UnavailableError
+from tololo.facility.lco_journal import Journal
 from tololo.facility.lco_report import DownloadReport
 from tololo.hooks.lco import LcoArchiveHook
 from tololo.hooks.lco_download import download_frames
@@ -332,6 +333,32 @@ def test_the_window_begins_a_day_before_the_last_complete_one(
     assert asked[5][0] == asked[3][1] - timedelta(days=1)  # a window that left a gap moves nothing
 
 
+def test_a_window_into_the_future_is_complete_until_now(
+    server: LcoArchive, download: Download, hook: LcoArchiveHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[datetime, datetime]] = []
+    listed = hook.frames
+    monkeypatch.setattr(hook, "frames", lambda name, *window: asked.append(window) or listed(name, *window))
+    now = datetime.now(UTC)
+    download(start=now + timedelta(days=1), end=now + timedelta(days=2))  # nothing of it can be here
+    download(start=None, end=now + timedelta(days=30))
+    assert asked[1][0] == now + timedelta(days=30 - 7)
+    download(start=now - timedelta(days=3), end=now + timedelta(days=30))
+    download(start=None, end=None)
+    assert abs(asked[3][0] - (now - timedelta(days=1))) < timedelta(minutes=5)
+
+
+def test_a_download_of_a_clock_that_was_ahead_is_no_measure(
+    server: LcoArchive, download: Download, hook: LcoArchiveHook, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[datetime, datetime]] = []
+    monkeypatch.setattr(hook, "frames", lambda name, *window: asked.append(window) or iter(()))
+    now = datetime.now(UTC)
+    Journal(root).note_complete(PROPOSAL, now, now + timedelta(days=20))
+    download(start=None, end=None)
+    assert asked[0][1] - asked[0][0] == timedelta(days=7)
+
+
 def test_several_proposals(server: LcoArchive, download: Download) -> None:
     server.add(a_frame())
     server.add(a_frame(), proposal_id="KEY2023B-004")
@@ -461,6 +488,27 @@ def test_frames_of_a_locked_dataset_wait(server: LcoArchive, download: Download,
     assert (folder / first.record["filename"]).read_bytes() == first.content
     assert len(server.files_asked()) == 2
     assert read_dataset_config(folder).target.name == second.record["target_name"]
+
+
+def test_frames_of_one_name_do_not_take_each_others_place(
+    server: LcoArchive, download: Download, root: Path
+) -> None:
+    name = "cpt1m012-fa06-20240502-0001-e91.fits.fz"
+    first = server.add(a_frame(), filename=name)
+    server.add(a_frame(), filename=name, proposal_id="KEY2023B-004")
+    other = server.add(a_frame(), filename=name, proposal_id="KEY2023B-004", target_name="Z")
+    folder = root / DATASET
+    folder.mkdir(parents=True)
+    (folder / "dataset.lock").write_text("2024-05-03T01:00:00")
+    proposals = [PROPOSAL, "KEY2023B-004"]
+    report = download(proposals=proposals)
+    assert report.set_aside == {name: "frame 1000 has the same name in the same dataset"}
+    assert report.failed[name] == f"Frame 1000 has the same name, and waits for the lock of {DATASET}"
+    (folder / "dataset.lock").unlink()
+    assert download(proposals=proposals).failed == {}
+    assert (folder / name).read_bytes() == first.content
+    assert (root / "Z/sinistro/ip" / name).read_bytes() == other.content
+    assert download(proposals=proposals).new == 0
 
 
 def test_another_download_is_waited_for(download: Download, root: Path) -> None:

@@ -1,10 +1,14 @@
-"""Addresses of services."""
+"""Addresses of services, and what cannot be sent to them."""
 
 from __future__ import annotations
 
+import logging
+import traceback
+
 import pytest
 
-from tololo.hooks.rest import address
+from tololo.facility.errors import BadInputError
+from tololo.hooks.rest import RestService, TokenAuth, address
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,28 @@ from tololo.hooks.rest import address
 )
 def test_address(host: str, port: int | None, schema: str | None, url: str) -> None:
     assert address(host, port, schema) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [
+        ("http://127.0.0.1:9", "secret\n"),
+        ("http://127.0.0.1:9", "secret\u200b"),
+        ("http://tom..example", "secret"),
+    ],
+)
+def test_what_cannot_be_sent_is_said_without_the_token(url: str, token: str) -> None:
+    service = RestService(
+        "The TOM",
+        url,
+        TokenAuth(token),
+        token,
+        "correct it in connection x",
+        timeout=(1.0, 1.0),
+        attempts=1,
+        backoff=0.0,
+        log=logging.getLogger("test"),
+    )
+    with pytest.raises(BadInputError, match=r"what cannot be sent.*connection x") as caught:
+        service.call("GET", "/api/targets/")
+    assert "secret" not in "".join(traceback.format_exception(caught.value))

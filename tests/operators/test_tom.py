@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+import requests
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from hooks.tom.server import INSTALLED, RealTom
@@ -92,6 +93,19 @@ def test_one_that_is_refused_stops_no_other(tom: RealTom, two: str) -> None:
         run(targets=two, create_targets="never")
     assert len(held(tom, names(dark)[0])) == 2
     assert held(tom, names(star)[0]) == []
+
+
+def test_a_login_that_is_refused_is_tried_once(
+    tom: RealTom, two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {"conn_type": "tom", "host": tom.info.url, "password": "not-the-token"}
+    monkeypatch.setenv("AIRFLOW_CONN_TOM_WRONG", json.dumps(connection))
+    called: list[str] = []
+    request = requests.Session.request
+    monkeypatch.setattr(requests.Session, "request", lambda *a, **k: called.append(a[2]) or request(*a, **k))
+    with pytest.raises(AirflowFailException, match=r"^The TOM refuses GET: 401 .*connection tom_wrong"):
+        run(targets=two, tom="tom_wrong")
+    assert len(called) == 1
 
 
 def test_what_a_person_approves_is_published(tom: RealTom, two: str) -> None:

@@ -146,6 +146,16 @@ def test_without_a_label_and_without_a_reference(tom: RealTom, tmp_path: Path) -
     assert "flux_njy" not in json.loads(points[0]["value"])
 
 
+def test_frames_that_do_not_say_their_telescope(tom: RealTom, tmp_path: Path) -> None:
+    folder = dataset(tmp_path)
+    table = pq.read_table(folder / "photometry.parquet").to_pylist()
+    pq.write_table(
+        pa.Table.from_pylist([row | {"telescope": ""} for row in table]), folder / "photometry.parquet"
+    )
+    assert publish(folder)["points"] == 6
+    assert {point["telescope"] for point in held(tom, folder)} == {"unknown"}
+
+
 def test_the_tom_of_its_own_file(tom: RealTom, tmp_path: Path) -> None:
     info = tom.info
     login = f"url: {info.url}\ntom_user_id: {info.user}\ntom_password: {info.password}\n"

@@ -88,9 +88,8 @@ def frame_of(record: Mapping[str, Any]) -> ArchiveFrame:
     """
 
     def field(*names: str) -> str:
-        value = next((record[name] for name in names if record.get(name) is not None), "")
-        text = str(value).strip()
-        return "" if text.lower() in _MISSING else text
+        texts = (str(record.get(name, "")).strip() for name in names)
+        return next((text for text in texts if text.lower() not in _MISSING), "")
 
     try:
         number, filename = int(record["id"]), str(record["filename"])
@@ -104,13 +103,14 @@ def frame_of(record: Mapping[str, Any]) -> ArchiveFrame:
             f"/frames/{number}/",
             "tell the observatory",
         )
-    versions = record.get("version_set") or [{}]
+    versions = record.get("version_set")
+    newest = versions[0] if isinstance(versions, list) and versions else {}
     level = field("reduction_level", "RLEVEL")
     return ArchiveFrame(
         id=number,
         filename=filename,
         url=field("url"),
-        md5=str(versions[0].get("md5") or "").lower(),
+        md5=str((isinstance(newest, Mapping) and newest.get("md5")) or "").lower(),
         target=field("target_name", "OBJECT"),
         instrument=field("instrument_id", "INSTRUME"),
         filter=field("primary_optical_element", "FILTER"),
@@ -157,12 +157,12 @@ def read_time(text: str, key: str, *, end: bool = False) -> datetime:
     text = text.strip()
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        return time + timedelta(days=1) if end and len(text) <= len("YYYY-MM-DD") else time
+    except (ValueError, OverflowError):
         raise BadInputError(
             f"{text!r} is no time", key, "write YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC"
         ) from None
-    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    return time + timedelta(days=1) if end and len(text) <= len("YYYY-MM-DD") else time
 
 
 def proposals_in(text: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -40,10 +40,11 @@ class Inventory:
         self.root = root
         self.journal = journal
         self._files: dict[str, dict[str, list[Path]]] = {}
+        self._first: dict[tuple[str, str], int] = {}  # by folder and name
 
     def judge(self, frame: ArchiveFrame) -> Judgement:
         """Say whether a frame is to be fetched."""
-        if objection := frame.objection():
+        if objection := frame.objection() or self._objection(frame):
             return Judgement(False, objection)
         known = self.journal.frames.get(frame.id)
         if known and known.md5 == frame.md5 and (self.waits(known) or not frame.dataset):
@@ -63,9 +64,25 @@ class Inventory:
         """Tell whether a frame is among the incoming ones."""
         return not frame.delivered and (self.root / INCOMING / frame.filename).exists()
 
+    def waiting_under_the_name_of(self, frame: ArchiveFrame) -> Downloaded | None:
+        """Return another frame among the incoming ones that has the name of this one, if there is one."""
+        return next(
+            (
+                other
+                for other in self.journal.frames.values()
+                if other.filename == frame.filename and other.id != frame.id and self.waits(other)
+            ),
+            None,
+        )
+
     def waiting(self) -> list[Downloaded]:
         """Return the frames that are among the incoming ones, dataset by dataset."""
         return sorted(filter(self.waits, self.journal.frames.values()), key=lambda frame: frame.dataset)
+
+    def _objection(self, frame: ArchiveFrame) -> str:
+        """Say if another frame that was listed has its place; empty if none has."""
+        first = self._first.setdefault((frame.dataset, frame.filename), frame.id)
+        return "" if first == frame.id else f"frame {first} has the same name in the same dataset"
 
     @staticmethod
     def _judge_unknown(named: Path | None, frame: ArchiveFrame) -> Judgement:

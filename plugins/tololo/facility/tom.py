@@ -26,6 +26,17 @@ class Target:
     dec: float | None
     aliases: tuple[str, ...] = ()
 
+    def separation(self, ra: float, dec: float) -> float | None:
+        """Return how far it is from a position (ICRS degrees), arcsec; `None` if it has none of its own."""
+        if self.ra is None or self.dec is None:
+            return None
+        ra1, dec1, ra2, dec2 = map(math.radians, (self.ra, self.dec, ra, dec))
+        haversine = (
+            math.sin((dec2 - dec1) / 2) ** 2
+            + math.cos(dec1) * math.cos(dec2) * math.sin((ra2 - ra1) / 2) ** 2
+        )
+        return math.degrees(2 * math.asin(min(1.0, math.sqrt(haversine)))) * 3600
+
 
 @dataclass(frozen=True, slots=True)
 class TomPoint:

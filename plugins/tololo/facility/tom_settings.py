@@ -144,6 +144,10 @@ def read_tom_file(path: Path) -> TomFile:
     except BadInputError as error:
         if "is not of type 'object'" in error.what:
             raise BadInputError(f"{_NAME} has no keys", str(path), _REMEDY) from None
+        if error.what.startswith("Not YAML"):
+            # The reason, and the error that it comes from, may repeat the password.
+            remedy = "mend that line; a password with special characters stands in single quotes"
+            raise BadInputError("Not YAML", error.where, remedy) from None
         raise
     content, where = found.content, str(path)
     options = {name: content[name] for name in OPTIONS if name in content}

@@ -45,6 +45,23 @@ def read_yaml(path: Path, name: str, remedy: str) -> tuple[Any, yaml.Node | None
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise BadInputError(f"Not YAML: {reason}", where, "mend that line") from error
+    except ValueError as error:  # what has the form of a date and is none: 2024-13-45
+        where = f"{path}, line {_line_of_no_value(yaml.compose(text, Loader=yaml.SafeLoader))}"
+        raise BadInputError(f"Not YAML: {error}", where, "mend that line") from error
+
+
+def _line_of_no_value(node: yaml.Node | None) -> int:
+    """Return the line (from 1) of the first value that cannot be made of what is written."""
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            yaml.SafeLoader("").construct_object(node)
+        except ValueError:
+            return node.start_mark.line + 1
+        return 0
+    parts = getattr(node, "value", [])
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in parts for part in pair]
+    return next(filter(None, map(_line_of_no_value, parts)), 0)
 
 
 def line_of(node: yaml.Node | None, keys: Sequence[str | int]) -> int:

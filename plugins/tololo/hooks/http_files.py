@@ -94,7 +94,10 @@ def fetch(
     DiskError
         The disk is full or cannot be written.
     """
-    where = _plain(url)
+    try:
+        where = _plain(url)
+    except ValueError:
+        raise BadInputError("The address of the file is none", path.name) from None
     part = path.with_name(f"{path.name}.{md5[:8]}.part")
     best, idle, spoilt = _size(part), 0, 0
     trouble = UncertainError("it was not asked")

@@ -152,6 +152,7 @@ class _Download:
         """List, fetch, deliver."""
         if not self.dry_run:
             self._deliver_waiting()
+        now = datetime.now(UTC)
         windows = {name: (start or self._since(name, end), end) for name in dict.fromkeys(proposals)}
         wanted: dict[int, tuple[str, ArchiveFrame]] = {}
         for proposal, window in windows.items():
@@ -171,14 +172,16 @@ class _Download:
                 self.report.present += 1
         self._fetch_all(missing)
         if not self.dry_run:
-            for proposal, window in windows.items():
-                if proposal not in self.incomplete:
-                    self.journal.note_complete(proposal, *window)
+            for proposal, (begin, until) in windows.items():
+                if proposal not in self.incomplete and begin < now:
+                    # Of what is still to come nothing can be here.
+                    self.journal.note_complete(proposal, begin, min(until, now))
         return self.report
 
     def _since(self, proposal: str, end: datetime) -> datetime:
         complete = self.journal.complete.get(proposal)
-        return min(complete, end) - OVERLAP if complete else end - FIRST
+        # One that lies in the future, of a clock that was wrong, says nothing.
+        return complete - OVERLAP if complete and complete <= end else end - FIRST
 
     def _set_aside(self, filename: str, why: str) -> None:
         self.hook.log.warning("%s: %s", filename, why)
@@ -224,6 +227,11 @@ class _Download:
     def _fetch(self, frame: ArchiveFrame) -> Downloaded:
         """Fetch a frame into the incoming ones; where its address has expired, ask for another."""
         path = self.incoming / frame.filename
+        if path.exists() and (other := self.inventory.waiting_under_the_name_of(frame)) is not None:
+            raise BadInputError(
+                f"Frame {other.id} has the same name, and waits for the lock of {other.dataset}",
+                frame.filename,
+            )
         for fresh in (False, True):
             if not frame.md5 or not frame.url:
                 raise BadInputError("The archive gives no address or no checksum of it", frame.filename)

@@ -172,6 +172,14 @@ class RestService:
             raise UncertainError(f"{method} {path}: {type(error).__name__}") from error
         except requests.RequestException as error:
             raise BadInputError(f"{self.name} cannot be called: {error}", url, self._remedy) from error
+        except ValueError:
+            # A line's end in a token for instance; the error's own words would repeat the token.
+            raise BadInputError(
+                f"{self.name} cannot be called: address or credentials hold what cannot be sent, a line's "
+                "end or a letter beyond Latin-1 for instance",
+                url,
+                self._remedy,
+            ) from None
         status = response.status_code
         if 200 <= status < 300 or status in allow:
             return response

@@ -23,6 +23,9 @@ from tololo.hooks.rest import RestService, TokenAuth, address
 from tololo.hooks.tom_api import TomApi
 from tololo.hooks.tom_upload import Upload
 
+FAR = 10.0
+"""Arcsec between a light curve and the TOM's target of its name, from where on they may be two objects."""
+
 
 class TomHook(BaseHook):
     """A TOM Toolkit server.
@@ -128,7 +131,10 @@ class TomHook(BaseHook):
         service = RestService(
             "The TOM",
             url,
-            HTTPBasicAuth(settings.login, settings.secret) if settings.login else TokenAuth(settings.secret),
+            # As bytes, or letters beyond Latin-1 could not be sent.
+            HTTPBasicAuth(settings.login.encode(), settings.secret.encode())
+            if settings.login
+            else TokenAuth(settings.secret),
             settings.secret,
             f"correct address and credentials in {settings.where}, and the user's permissions in the TOM",
             timeout=self.timeout,
@@ -246,6 +252,7 @@ class TomHook(BaseHook):
     ) -> dict[str, Any]:
         """Find or make the target of a light curve and upload it; returns what came of it, for people."""
         target = self.find_target(light_curve.target, ra=light_curve.ra, dec=light_curve.dec, create=create)
+        self._compare_places(light_curve, target)
         result = asdict(self.upload_light_curve(target, light_curve, label))
         return {
             "target": light_curve.target,
@@ -256,3 +263,17 @@ class TomHook(BaseHook):
             "deleted": len(result["deleted"]),
             "tom": self.url,
         }
+
+    def _compare_places(self, light_curve: LightCurve, target: Target) -> None:
+        """Say if the target of this name is somewhere else in the TOM."""
+        apart = target.separation(light_curve.ra, light_curve.dec)
+        if apart is None or apart < FAR:
+            return
+        what = f"The TOM's target {target.name!r} is {apart:.0f} arcsec from the place of this light curve"
+        where, remedy = f"{self.url}, target {target.id}", "see which of the positions is right"
+        if any(point.dia_object_id is not None for point in light_curve.points):
+            # Two APDBs, or one that was begun anew, give one id to different objects.
+            raise BadInputError(
+                what, where, f"{remedy}; rename the target in the TOM if it is another object"
+            )
+        self.log.warning("%s (%s): %s", what, where, remedy)

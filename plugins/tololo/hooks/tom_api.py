@@ -135,7 +135,8 @@ class TomApi:
         }
         for number, group in enumerate(self._groups(groups)):
             form[f"groups[{number}]id"] = group["id"]
-        name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", f"{label}_{product.reduction_version}") + ".csv"
+        # A TOM takes names of files of up to 100 characters, with the folder of the target before them.
+        name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", f"{label[:40]}_{product.reduction_version}") + ".csv"
         response = self.service.call(
             "POST",
             "/api/dataproducts/",

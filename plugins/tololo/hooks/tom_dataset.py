@@ -117,7 +117,7 @@ def _point(row: Mapping[str, Any], shown: str) -> PhotometryPoint:
         flux_err_njy=error,
         band=row["filter"],
         filter_label=shown + row["filter"],
-        telescope=row["telescope"],
+        telescope=row["telescope"] or "unknown",  # frames need not say it
         instrument=row["instrument"],
         image=row["image_id"],
         zero_point=row["zero_point"],

@@ -93,7 +93,13 @@ class Upload:
         deleted = tuple(p.pk for p in self._products() if p.pk < product.pk)
         for pk in deleted:
             self.api.delete(pk)
-        self._require(product)
+        left = self._require(product)
+        if kept := [pk for pk in deleted if pk in left]:
+            raise UnavailableError(
+                f"The TOM says that it has deleted the older product {kept[0]}, but has it still",
+                self.where,
+                "run again, or delete it in the TOM; until then it shows points twice",
+            )
         if deleted and (wrong := self._differences(product)):
             raise UnavailableError(
                 f"The older light curve is deleted, but the new one lacks points: {wrong}",
@@ -151,10 +157,15 @@ class Upload:
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    def _require(self, product: Product) -> None:
-        """See that a product is still there: a run that began later may have replaced it."""
-        if product.pk not in {p.pk for p in self._products()}:
+    def _require(self, product: Product) -> set[int]:
+        """See that a product is still there: a run that began later may have replaced it.
+
+        Returns the keys of all that are there.
+        """
+        there = {p.pk for p in self._products()}
+        if product.pk not in there:
             raise self._overtaken()
+        return there
 
     def _overtaken(self) -> UnavailableError:
         return UnavailableError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -39,11 +40,12 @@ def ask(
         url, data=data, headers={"Content-Type": "application/json", **(headers or {})}
     )
     try:
-        with _OPENER.open(request, timeout=timeout) as response:
-            return response.status, _json(response.read())
-    except urllib.error.HTTPError as error:
-        return error.code, _json(error.read())
-    except OSError:
+        try:
+            with _OPENER.open(request, timeout=timeout) as response:
+                return response.status, _json(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, _json(error.read())
+    except (OSError, http.client.HTTPException):
         return 0, None
 
 

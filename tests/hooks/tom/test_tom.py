@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -114,6 +115,23 @@ def test_login_and_password(hook: MakeHook, tom: RealTom) -> None:
     assert hook(login=tom.info.user, token=tom.info.password).count("targets") == hook().count("targets") > 0
     with pytest.raises(BadInputError, match="Invalid username/password"):
         hook(login=tom.info.user, token="wrong").count("targets")
+
+
+def test_a_password_beyond_latin_1(hook: MakeHook, tom: RealTom) -> None:
+    with pytest.raises(BadInputError, match="Invalid username/password"):
+        hook(login=tom.info.user, token="пароль€").count("targets")
+
+
+def test_a_target_that_is_somewhere_else(
+    hook: MakeHook, tom: RealTom, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tom_hook, curve = hook(), replace(light_curve(), target=f"Tololo-{next(_numbers)}")
+    tom_hook.find_target(curve.target, ra=RA, dec=DEC - 0.01)
+    with pytest.raises(BadInputError, match=r"is 36 arcsec from the place.*rename the target"):
+        tom_hook.publish(curve, "diffim")
+    named = replace(curve, points=tuple(replace(point, dia_object_id=None) for point in curve.points))
+    assert tom_hook.publish(named, "diffim")["points"] == 12
+    assert "is 36 arcsec from the place of this light curve" in capsys.readouterr().out
 
 
 def test_refusal_says_what_the_tom_said(hook: MakeHook) -> None:

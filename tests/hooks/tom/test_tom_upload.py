@@ -147,6 +147,23 @@ def test_faults_lose_and_double_nothing(
     check_holds(tom, target, new, result)
 
 
+def test_deletion_that_is_only_said(hook: MakeHook, target: Target, tom: RealTom, proxy: Proxy) -> None:
+    old = hook().upload_light_curve(target, light_curve(), "diffim")
+    new = light_curve(flux_njy=700.0)
+    for status in (200, 404):  # a page to log in, a proxy that lets no deletion pass
+        proxy.faults = [Fault("DELETE", DELETE, "refuse", 1, status)]
+        with pytest.raises(UnavailableError, match=f"product {old.product_id}, but has it still"):
+            hook(proxy.url).upload_light_curve(target, new, "diffim")
+    check_holds(tom, target, new, hook().upload_light_curve(target, new, "diffim"))
+
+
+def test_a_long_label(hook: MakeHook, tom: RealTom) -> None:
+    target = hook().find_target("OGLE-2024-BLG-0034 " + "long" * 5, ra=RA, dec=DEC)
+    for label in ("x" * 100, "x" * 99 + "y"):
+        hook().upload_light_curve(target, light_curve(), label)
+    assert len(tom.points(target.id)) == 24
+
+
 def test_server_that_stays_down(hook: MakeHook, target: Target, tom: RealTom) -> None:
     tom_hook, old, new = hook(), light_curve(), light_curve(flux_njy=700.0)
     tom_hook.upload_light_curve(target, old, "diffim")
