@@ -15,11 +15,13 @@ from lsst.pipe.base.quantum_graph_builder import OutputExistsError, QuantumGraph
 
 from tololo.engine.empty import explain_empty
 from tololo.engine.outcomes import History, existing, history, key_of, unchained
+from tololo.engine.summaries import add_all_there_is, has_grown, sums_up
 from tololo.facility.errors import BadInputError, NothingToDoError
 from tololo.facility.run import RunRequest
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
+    from lsst.pipe.base.pipeline_graph import TaskNode
     from lsst.pipe.base.quantum_graph_skeleton import DatasetKey, QuantumGraphSkeleton, QuantumKey
 
 _log = logging.getLogger("tololo.graph")
@@ -30,7 +32,8 @@ def build_graph(request: RunRequest, butler: Butler, run: str, path: Path) -> di
 
     What is done is left out, and what failed permanently in an earlier attempt, unless the request is to
     retry it; what failed for a passing reason is not. Quanta that then have no inputs vanish, and those
-    that gather many inputs run on what there is.
+    that gather many inputs run on what there is; summaries (`tololo.engine.summaries`) are made again where
+    there is more of it by now.
 
     Parameters
     ----------
@@ -118,7 +121,9 @@ class AttemptGraphBuilder(AllDimensionsQuantumGraphBuilder):  # type: ignore[mis
         """Build the rough graph without what is not to run; the base class drops what then lacks inputs."""
         skeleton: QuantumGraphSkeleton = super().process_subgraph(subgraph)
         renewed: set[DatasetKey] = set()
-        for label in subgraph.tasks:  # producers come before consumers
+        for label, task in subgraph.tasks.items():  # producers come before consumers
+            if sums_up(task):
+                add_all_there_is(skeleton, subgraph, task, self.butler, self.skip_existing_in)
             for quantum in list(skeleton.get_quanta(label)):
                 past = self._past[label].get(key_of(skeleton.get_data_id(quantum).required))
                 failed_for_good = past is not None and past.failed_for_good
@@ -129,6 +134,18 @@ class AttemptGraphBuilder(AllDimensionsQuantumGraphBuilder):  # type: ignore[mis
                 elif past is not None and not past.good:
                     _run_again(skeleton, quantum)
         return skeleton
+
+    def _compute_skip_decision(
+        self, task_node: TaskNode, quantum_key: QuantumKey, skeleton: QuantumGraphSkeleton
+    ) -> bool:
+        """Skip what is done, but no summary of what has grown since; what comes before is resolved."""
+        skip: bool = super()._compute_skip_decision(task_node, quantum_key, skeleton)
+        if skip and sums_up(task_node):
+            if not has_grown(skeleton, self._pipeline_graph, task_node, quantum_key):
+                return True
+            _run_again(skeleton, quantum_key)
+            return False
+        return skip
 
 
 def _run_again(skeleton: QuantumGraphSkeleton, quantum: QuantumKey) -> list[DatasetKey]:

@@ -115,7 +115,7 @@ def read_outcomes(butler: Butler, parent: str, pipeline_name: str = "*") -> list
         refs = butler.query_datasets(DATASET, runs, find_first=False, explain=False, limit=None)
     except MissingDatasetTypeError:
         return []
-    newest_last = sorted(refs, key=lambda ref: _age(ref.run))
+    newest_last = sorted(refs, key=lambda ref: age_of(ref.run))
     return [RunOutcome(**butler.get(ref)) for ref in newest_last if butler.stored(ref)]
 
 
@@ -162,7 +162,7 @@ def history(
     if not there:
         return found
     for label, quanta in found.items():
-        for ref in sorted(_metadata(butler, request, pipeline, label, there), key=lambda r: _age(r.run)):
+        for ref in sorted(_metadata(butler, request, pipeline, label, there), key=lambda r: age_of(r.run)):
             if ref.run != run:
                 quanta[key_of(ref.dataId.required)] = Past("done", ref.run)
     for outcome in read_outcomes(butler, request.parent, request.pipeline_name):
@@ -185,7 +185,7 @@ def unchained(butler: Butler, parent: str, pipeline_name: str = "*") -> list[str
     """Return the RUNs below a chain's name that are not in it, newest first: a dead attempt leaves them."""
     below = butler.collections.query(f"{parent}/{pipeline_name}/*", collection_types=CollectionType.RUN)
     chained = butler.collections.query(existing(butler, parent), flatten_chains=True) if below else ()
-    return sorted(set(below) - set(chained), key=_age, reverse=True)
+    return sorted(set(below) - set(chained), key=age_of, reverse=True)
 
 
 def _add_record(found: History, outcome: RunOutcome) -> None:
@@ -200,7 +200,7 @@ def _add_record(found: History, outcome: RunOutcome) -> None:
             # It has metadata, so it was found already unless the data query leaves it out.
             if before is not None and before.run == past.run:
                 quanta[key] = past
-        elif before is None or _age(before.run) < _age(past.run):
+        elif before is None or age_of(before.run) < age_of(past.run):
             quanta[key] = past
 
 
@@ -242,7 +242,8 @@ def _answer[T](butler: Butler, pipeline: PipelineGraph, ask: Callable[[Query], T
             return ask(query.join_dimensions(pipeline.get_all_dimensions()))
 
 
-def _age(run: str) -> tuple[datetime, str]:
+def age_of(run: str) -> tuple[datetime, str]:
+    """Return what sorts RUNs by when they were begun, the oldest first."""
     return run_time(run) or datetime.min.replace(tzinfo=UTC), run
 
 

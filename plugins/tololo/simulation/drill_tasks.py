@@ -113,6 +113,7 @@ class DrillGatherTask(DrillOneTask):
 
     ConfigClass = DrillGatherConfig
     _DefaultName = "drillGather"
+    sums_up = True
 
     def calculate(self, given: Any) -> int:
         """Return the sum."""

@@ -37,6 +37,7 @@ class SummarizeVisitTask(pipe_base.PipelineTask):
 
     ConfigClass = SummarizeVisitConfig
     _DefaultName = "summarizeVisit"
+    sums_up = True
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Summarise one visit."""
