@@ -35,7 +35,7 @@ class DatasetCurve:
     ----------
     config : `~tololo.facility.dataset_config.DatasetConfig`
     label : `str`
-        Of its product in the TOM: data label, instrument and filter, so that no two datasets have the same.
+        Of its product in the TOM: data label, instrument and filter, which tell datasets of one target apart.
     light_curve : `~tololo.facility.lightcurve.LightCurve`
     left_out : `int`
         Points that are not published: saturated, on bad pixels, beside the frame or without a flux.

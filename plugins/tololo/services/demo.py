@@ -240,6 +240,8 @@ def _stages(plan: DemoPlan) -> list[list[Stage]]:
                         "night": night,
                         "proc_type": plan.proc_type,
                         "where": plan.science_where,
+                        # A folder with one more night makes another version of the template.
+                        "apdb_templates": "use",
                     },
                 )
             ]
