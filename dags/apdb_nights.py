@@ -7,7 +7,7 @@ Takes a night out of the Alert Production Database (APDB), or goes on with night
 no longer what it was; both in one transaction. So do their products in the Butler that followed from the
 APDB (`dia_object`, `association_summary`, `forced_source`, `alert_packets`); difference images stay. Then the
 later nights are associated again, one after the other, each by a run of `difference_imaging`. The withdrawn
-night itself stays out until it is run.
+night itself stays out until it is run. *Night* has to be given: empty does not stand for the newest one here.
 
 **Replay** only does the latter, for nights that still wait because a run was stopped.
 
