@@ -111,7 +111,7 @@ def test_the_other_method_and_alert_packets(season: Season, apdb: CampaignApdb) 
         chain = f"{LAST}/{SUBSET}/meanclip/diff_instcal"
         (ref,) = butler.query_datasets("alert_packets", chain)
         sources = [row for row in apdb.rows("DiaSource") if row["visit"] == ref.dataId["visit"]]
-        assert len(butler.get(ref)) == len(sources) > 0
+        assert len(butler.get(ref).records()) == len(sources) > 0
 
 
 def test_each_fixed_source_is_one_object(apdb: CampaignApdb, truth: Truth) -> None:

@@ -142,7 +142,7 @@ def test_another_version_of_the_template_is_refused_unless_told(hook, apdb):
     run(apdb, 1001)
     other = TEMPLATE | {"template_version": "v2"}
     with pytest.raises(
-        BadInputError, match=r"template_version v1, not v2: a change of template.*template_policy"
+        BadInputError, match=r"template_version v1, not v2: a change of template.*apdb_templates"
     ):
         hook.create(NAME, **other)
     taken = hook.create(NAME, **other, template_policy="use")
